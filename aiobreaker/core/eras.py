@@ -1,0 +1,249 @@
+"""The eras: one life of a state each, with everything that is counted in it. A call belongs to the era that admitted it.
+
+An era that lets every call pass is itself the permit of all its calls, so that a guarded call allocates nothing. Elsewhere
+each call has a `Permit` of its own. Both show the same four thresholds, at which a guard must stop and ask.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import ClassVar, NamedTuple
+
+from . import checks
+from .conditions import Condition
+from .slots import Slots
+from .tallies import Reading, SlowTally, Tally, tally
+
+
+class State(StrEnum):
+    """What the circuit does with calls."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    METRICS_ONLY = "metrics_only"
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """How a half-open circuit finds out whether the dependency is back.
+
+    At most `concurrent` trial calls run at once and at most `count` verdicts are wanted; `required` successes (default: all)
+    close the circuit, and it re-opens as soon as they cannot be reached. A trial that has not ended `lease` seconds after it
+    began (default: the open time, at least 30) counts as failed and loses its slot. After `max_inconclusive` trials without
+    a verdict (default: twice `count`) the circuit re-opens.
+    """
+
+    count: int = 1
+    concurrent: int = 1
+    required: int | None = None
+    lease: float | None = None
+    max_inconclusive: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.count("count", self.count)
+        checks.count("concurrent", self.concurrent, at_most=self.count)
+        if self.required is not None:
+            checks.count("required", self.required, at_most=self.count)
+        if self.lease is not None:
+            checks.seconds("lease", self.lease)
+        if self.max_inconclusive is not None:
+            checks.count("max_inconclusive", self.max_inconclusive)
+
+    @property
+    def successes_to_close(self) -> int:
+        """How many trials must succeed."""
+        return self.count if self.required is None else self.required
+
+    @property
+    def neutral_to_open(self) -> int:
+        """How many trials may end without a verdict."""
+        return 2 * self.count if self.max_inconclusive is None else self.max_inconclusive
+
+
+class Totals(NamedTuple):
+    """How many calls ended in which way."""
+
+    successes: int = 0
+    failures: int = 0
+    ignored: int = 0
+    cancelled: int = 0
+    late: int = 0
+    refused: int = 0
+
+    def plus(self, other: "Totals") -> "Totals":
+        """Both together."""
+        return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Era:
+    """What every era counts. `n` is the number of recorded outcomes; a guard adds a plain success to it by itself."""
+
+    __slots__ = (
+        "cancelled",
+        "failures",
+        "horizon",
+        "ignored",
+        "late",
+        "n",
+        "reason",
+        "refused",
+        "roll_at",
+        "since",
+        "slow_after",
+        "started",
+        "state",
+        "until",
+        "watch_at",
+    )
+
+    def __init__(self, state: State, since: float, reason: str, until: float = -inf) -> None:
+        self.state = state
+        self.since = since
+        self.reason = reason
+        self.until = until
+        self.started = self.n = self.failures = self.ignored = self.cancelled = self.late = self.refused = 0
+        self.close_to_guards()
+
+    def close_to_guards(self) -> None:
+        """From now on every guard of a call of this era stops and asks."""
+        self.horizon: float = 0
+        self.slow_after: float = -1.0
+        self.roll_at: float = -inf
+        self.watch_at: float = -inf
+
+    @property
+    def in_flight(self) -> int:
+        """How many of its calls have not ended."""
+        return max(0, self.started - self.n - self.ignored - self.cancelled - self.late)
+
+    @property
+    def totals(self) -> Totals:
+        """How its calls have ended so far."""
+        return Totals(self.n - self.failures, self.failures, self.ignored, self.cancelled, self.late, self.refused)
+
+
+class Flowing(Era):
+    """An era in which every call passes: CLOSED, METRICS_ONLY, DISABLED (the last without conditions).
+
+    `flights` holds the start of every running call by its ticket, oldest first, if a condition counts calls in flight.
+    """
+
+    __slots__ = ("_levels", "_watchers", "flights", "quiet_until", "tallies")
+
+    def __init__(self, state: State, since: float, reason: str, conditions: tuple[Condition, ...]) -> None:
+        super().__init__(state, since, reason)
+        self.quiet_until = -inf
+        self.flights: dict[int, float] | None = None
+        self._levels: list[dict[int, float]] = []
+        self.count_for(tuple(tally(condition) for condition in conditions))
+
+    def count_for(self, tallies: tuple[Tally, ...]) -> None:
+        """Count for these from now on. Calls in flight are known from the start of the first that asks for them."""
+        self.tallies = tallies
+        watchers = [each for each in tallies if isinstance(each, SlowTally) and each.condition.count_in_flight]
+        self._watchers = sorted(watchers, key=lambda each: each.condition.slower_than)
+        running = {ticket: began for level in self._levels for ticket, began in level.items()}
+        self._levels = [dict(sorted(running.items()))] + [{} for _ in watchers]
+        self.flights = self._levels[0] if watchers else None
+        self.look_ahead()
+        self.watch_at = -inf if watchers else inf
+        self.slow_after = min((each.condition.slower_than for each in tallies if isinstance(each, SlowTally)), default=inf)
+
+    def look_ahead(self) -> None:
+        """Work out when a success could next change the verdict."""
+        self.horizon = min((each.horizon(self.n) for each in self.tallies), default=inf)
+        self.roll_at = min((each.roll_at for each in self.tallies), default=inf)
+
+    def age(self, now: float) -> None:
+        """Count the running calls that have become slow by now."""
+        self.watch_at = inf
+        for level, watcher in enumerate(self._watchers):
+            young, old = self._levels[level], self._levels[level + 1]
+            self.watch_at = min(self.watch_at, now + watcher.condition.slower_than)
+            while young:
+                ticket, began = next(iter(young.items()))
+                if now - began < watcher.condition.slower_than:
+                    self.watch_at = min(self.watch_at, began + watcher.condition.slower_than)
+                    break
+                old[ticket] = young.pop(ticket)
+        self._count_aged()
+
+    def take_off(self, now: float) -> int:
+        """A call begins; the number is its ticket."""
+        self.started += 1
+        if self.flights is not None:
+            self.flights[self.started] = now
+        return self.started
+
+    def land(self, ticket: int) -> None:
+        """The call with this ticket is no longer in flight."""
+        for level in self._levels:
+            if level.pop(ticket, None) is not None and level is not self.flights:
+                self._count_aged()
+
+    def _count_aged(self) -> None:
+        aged = 0
+        for watcher, old in zip(reversed(self._watchers), reversed(self._levels), strict=False):
+            aged += len(old)
+            watcher.aged = aged
+
+    def readings(self, now: float) -> tuple[Reading, ...]:
+        """Every condition as it stands."""
+        return tuple(each.reading(self.n, now) for each in self.tallies)
+
+
+class Stopped(Era):
+    """An era in which no call passes: OPEN until its time is over, or FORCED_OPEN."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, state: State, since: float, reason: str, until: float, attempt: int) -> None:
+        super().__init__(state, since, reason, until)
+        self.attempt = attempt
+
+
+class HalfOpen(Era):
+    """An era of trials: `passed` and `failed` verdicts, `inconclusive` trials without one."""
+
+    __slots__ = ("attempt", "failed", "inconclusive", "passed", "slots", "trials")
+
+    def __init__(self, since: float, reason: str, trials: Trials, lease: float, attempt: int) -> None:
+        super().__init__(State.HALF_OPEN, since, reason)
+        self.trials = trials
+        self.attempt = attempt
+        self.slots = Slots(trials.concurrent, lease)
+        self.passed = self.failed = self.inconclusive = 0
+
+    @property
+    def wants_trials(self) -> bool:
+        """Whether one more trial could still bring a verdict that is wanted."""
+        return self.passed + self.failed + self.slots.taken < self.trials.count
+
+
+class Permit:
+    """One admitted call of its own. It settles once; what comes after that is ignored."""
+
+    __slots__ = ("answered", "began", "era", "settled", "ticket")
+
+    n: ClassVar[int] = 0
+    horizon: ClassVar[float] = 0
+    slow_after: ClassVar[float] = -1.0
+    roll_at: ClassVar[float] = -inf
+
+    def __init__(self, era: Era, began: float, ticket: int = 0) -> None:
+        self.era = era
+        self.began = began
+        self.answered: float | None = None
+        self.ticket = ticket
+        self.settled = False
+
+
+class Refusal(NamedTuple):
+    """Why a call was not admitted, and after how many seconds one could be (None: nobody knows)."""
+
+    state: State
+    reason: str
+    retry_after: float | None

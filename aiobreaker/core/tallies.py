@@ -1,0 +1,217 @@
+"""What one era has counted for each condition.
+
+A tally never hears of an ordinary success. It says beforehand, as its horizon, at which call number a success could be the
+one that meets the condition, and as `roll_at` at which time; until then a success is a counter and a comparison.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, TypeVar
+
+from .conditions import Condition, ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate
+from .windows import carry_over, remember
+
+C = TypeVar("C", FailureCount, FailureRate, SlowCallRate)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One condition as it stands: `count` bad ones among `calls`. `met` means that it trips."""
+
+    condition: Condition
+    count: int
+    calls: int
+    met: bool
+
+    @property
+    def rate(self) -> float | None:
+        """`count` as a fraction of `calls`; None without calls."""
+        return self.count / self.calls if self.calls else None
+
+    @property
+    def enough_calls(self) -> bool:
+        """Whether there are as many calls as the condition wants before it judges."""
+        return self.calls >= getattr(self.condition, "minimum_calls", 0)
+
+    def __str__(self) -> str:
+        if isinstance(self.condition, ConsecutiveFailures):
+            return f"{self.count} failures in a row (trips at {self.condition.failures})"
+        if isinstance(self.condition, FailureCount):
+            return f"{self.count} failures in {self.condition.window} (trips at {self.condition.failures})"
+        slow = isinstance(self.condition, SlowCallRate) and self.condition.slower_than
+        verb = f"took {slow:g} s or longer" if slow else "failed"
+        share = "" if self.rate is None else f", {self.rate:.1%}"
+        limit = f"trips at {self.condition.rate:.1%} of at least {self.condition.minimum_calls} calls"
+        return f"{self.count} of {self.calls} calls in {self.condition.window} {verb}{share} ({limit})"
+
+
+class StreakTally:
+    """Failures in a row: the number of the last one, and how many there were without a success between."""
+
+    __slots__ = ("_last", "_length", "condition")
+
+    roll_at = inf
+
+    def __init__(self, condition: ConsecutiveFailures, origin: int) -> None:
+        self.condition = condition
+        self._last = origin
+        self._length = 0
+
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
+        """Call `number` has ended."""
+        if failed:
+            self._length = self._length + 1 if number == self._last + 1 else 1
+            self._last = number
+
+    def met(self, number: int) -> bool:
+        """Whether it trips after call `number`."""
+        return number == self._last and self._length >= self.condition.failures
+
+    def horizon(self, number: int) -> float:
+        """No success can be the one that trips."""
+        return inf
+
+    def reading(self, number: int, now: float) -> Reading:
+        """How it stands after call `number`."""
+        length = self._length if number == self._last else 0
+        return Reading(self.condition, length, number, self.met(number))
+
+    def go_on_from(self, old: "Tally", number: int, now: float) -> None:
+        """Take over what a tally of the same kind knows."""
+        if isinstance(old, StreakTally):
+            self._last, self._length = old._last, old._length
+
+
+class _WindowTally(Generic[C]):
+    """Marked calls within a window."""
+
+    __slots__ = ("condition", "memory")
+
+    def __init__(self, condition: C, origin: int) -> None:
+        self.condition: C = condition
+        self.memory = remember(condition.window, origin)
+
+    @property
+    def roll_at(self) -> float:
+        """When time next changes what is remembered."""
+        return self.memory.roll_at
+
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
+        """Call `number` has ended."""
+        self.memory.roll(number - 1, now)
+        if failed:
+            self.memory.mark(number)
+
+    def go_on_from(self, old: "Tally", number: int, now: float) -> None:
+        """Take over what a tally of the same kind knows."""
+        if isinstance(old, _WindowTally) and isinstance(old, SlowTally) == isinstance(self, SlowTally):
+            self.memory = carry_over(old.memory, self.condition.window, number, now)
+
+
+class CountTally(_WindowTally[FailureCount]):
+    """So many failures within a window."""
+
+    __slots__ = ()
+
+    def met(self, number: int) -> bool:
+        """Whether it trips after call `number`."""
+        return self.memory.marks(number) >= self.condition.failures
+
+    def horizon(self, number: int) -> float:
+        """No success can be the one that trips."""
+        return inf
+
+    def reading(self, number: int, now: float) -> Reading:
+        """How it stands after call `number`."""
+        self.memory.expire(number, now)
+        return Reading(self.condition, self.memory.marks(number), self.memory.calls(number), self.met(number))
+
+
+class RateTally(_WindowTally[FailureRate]):
+    """The fraction of the calls in a window that failed."""
+
+    __slots__ = ()
+
+    def met(self, number: int) -> bool:
+        """Whether it trips after call `number`."""
+        return _reached(self.condition, self.memory.marks(number), self.memory.calls(number))
+
+    def horizon(self, number: int) -> float:
+        """The call number at which a success could trip."""
+        wanted = max(1, self.condition.minimum_calls - self.memory.calls(number))
+        calls = self.memory.next_calls(number, wanted)
+        return number + wanted if _reached(self.condition, self.memory.marks(number), calls) else inf
+
+    def reading(self, number: int, now: float) -> Reading:
+        """How it stands after call `number`."""
+        self.memory.expire(number, now)
+        return Reading(self.condition, self.memory.marks(number), self.memory.calls(number), self.met(number))
+
+
+class SlowTally(_WindowTally[SlowCallRate]):
+    """The fraction of the calls in a window that were slow.
+
+    `unshared` counts calls that only this tally has recorded: those cancelled after they had become slow. `aged` counts
+    those that are slow already and still running.
+    """
+
+    __slots__ = ("aged", "unshared")
+
+    def __init__(self, condition: SlowCallRate, origin: int) -> None:
+        super().__init__(condition, origin)
+        self.aged = 0
+        self.unshared = 0
+
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
+        """Call `number` has ended."""
+        super().record(number + self.unshared, now, elapsed >= self.condition.slower_than, elapsed)
+
+    def record_unshared(self, number: int, now: float, elapsed: float) -> None:
+        """A call has ended that has no number: it was cancelled, and counts only if it was slow."""
+        if elapsed >= self.condition.slower_than:
+            self.unshared += 1
+            self.record(number, now, False, elapsed)
+
+    def met(self, number: int) -> bool:
+        """Whether it trips after call `number`."""
+        return _reached(self.condition, *self._counts(number))
+
+    def _counts(self, number: int, more: int = 0) -> tuple[int, int]:
+        number += self.unshared
+        return self.memory.marks(number) + self.aged, self.memory.next_calls(number, more) + self.aged
+
+    def horizon(self, number: int) -> float:
+        """The call number at which a success could trip."""
+        wanted = max(1, self.condition.minimum_calls - self._counts(number)[1])
+        return number + wanted if _reached(self.condition, *self._counts(number, wanted)) else inf
+
+    def reading(self, number: int, now: float) -> Reading:
+        """How it stands after call `number`."""
+        self.memory.expire(number + self.unshared, now)
+        return Reading(self.condition, *self._counts(number), self.met(number))
+
+    def go_on_from(self, old: "Tally", number: int, now: float) -> None:
+        """Take over what a tally of the same kind knows."""
+        if isinstance(old, SlowTally):
+            self.unshared = old.unshared
+            super().go_on_from(old, number + self.unshared, now)
+
+
+Tally = StreakTally | CountTally | RateTally | SlowTally
+
+
+def tally(condition: Condition, origin: int = 0) -> Tally:
+    """An empty tally for this condition; calls up to number `origin` do not count."""
+    match condition:
+        case ConsecutiveFailures():
+            return StreakTally(condition, origin)
+        case FailureCount():
+            return CountTally(condition, origin)
+        case FailureRate():
+            return RateTally(condition, origin)
+        case SlowCallRate():
+            return SlowTally(condition, origin)
+
+
+def _reached(condition: FailureRate | SlowCallRate, count: int, calls: int) -> bool:
+    return calls >= condition.minimum_calls and count > 0 and count / calls >= condition.rate

@@ -1,0 +1,335 @@
+"""The async shell around one circuit: admission, settlement, waiting, the recovery probe, and what is told of them.
+
+Law: between an admission and the first line of the guarded code there is no await, and a settlement never awaits. What must
+be awaited around a transition runs under the breaker's anyio lock. No user code runs under the thread lock.
+"""
+
+import time
+from collections.abc import Callable
+from math import inf
+
+import anyio
+import anyio.lowlevel
+
+from .core.circuit import Circuit, Forfeit, Transition
+from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State
+from .core.outcomes import Outcome
+from .errors import CircuitOpenError, FailureSummary
+from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, WouldOpen
+from .hub import EventHub
+from .locking import LOCK
+from .loops import Bell, PerLoop
+from .settings import Settings, Shape
+
+Pass = Permit | Flowing
+"""What an admitted call holds: a permit of its own, or the era that all calls share."""
+
+_YIELD_EVERY = 64  # refusals in a row; a power of two
+
+
+class Gate:
+    """Where every guarded call of one breaker comes in and goes out."""
+
+    __slots__ = (
+        "_errands",
+        "_line",
+        "_orphans",
+        "changed",
+        "circuit",
+        "clock",
+        "hub",
+        "last_failure",
+        "name",
+        "settings",
+        "waiting",
+    )
+
+    def __init__(self, name: str, settings: Settings, clock: Callable[[], float], draw: Callable[[], float]) -> None:
+        self.name = name
+        self.settings = settings
+        self.clock = clock
+        self.circuit = Circuit(settings.rules, clock(), draw)
+        self.hub = EventHub(name, self.show_door)
+        self.changed = Bell()
+        self.last_failure: FailureSummary | None = None
+        self.waiting = 0
+        self._line = PerLoop(_turnstile)
+        self._errands = PerLoop(_lock)
+        self._orphans: list[tuple[Pass, Outcome]] = []
+        self.show_door()
+
+    def show_door(self) -> None:
+        """Let guards pass by themselves, unless single calls are watched or results must be judged."""
+        with LOCK:
+            self.circuit.personal = self.hub.wants_calls or self.settings.shape is Shape.JUDGED
+            self.circuit.open_door()
+
+    # -- in
+
+    def admit(self) -> Permit | None:
+        """Admit one call now, or raise CircuitOpenError. None: something must be awaited first, see `admit_slowly`."""
+        era = self.circuit.era
+        refused = era.refused + 1
+        if not refused % _YIELD_EVERY:
+            return None
+        now = self.clock()
+        if now < era.until and not self.hub.wants_calls:  # open: nothing but time changes that
+            era.refused = refused
+            retry_after = None if era.until == inf else era.until - now
+            raise CircuitOpenError(self.name, era.state, era.reason, retry_after, self.last_failure)
+        if self.settings.probe is not None and self.circuit.wants_trial(now):
+            return None
+        answer = self.ask(now)
+        if isinstance(answer, Refusal):
+            raise self.refuse(answer, now)
+        return answer
+
+    async def admit_slowly(self) -> Permit:
+        """Run the recovery probe if one is due, else give way to the event loop; then admit, or raise CircuitOpenError."""
+        if self.settings.probe is not None and self.circuit.wants_trial(self.clock()):
+            await self._run_probe()
+        else:
+            await anyio.lowlevel.checkpoint()
+        now = self.clock()
+        answer = self.ask(now)
+        if isinstance(answer, Refusal):
+            raise self.refuse(answer, now)
+        return answer
+
+    async def admit_patiently(self, max_wait: float) -> Permit:
+        """Admit one call, after waiting in line for up to `max_wait` seconds if need be."""
+        if not self.waiting or not max_wait:
+            try:
+                return self.admit() or await self.admit_slowly()
+            except CircuitOpenError:
+                if not max_wait or self._too_far(max_wait):
+                    raise
+        if self.waiting >= self.settings.max_waiters:
+            raise self._refuse_here(f"{self.waiting} callers are waiting already")
+        self.waiting += 1
+        try:
+            with anyio.move_on_after(max_wait):
+                return await self._stand_in_line()
+        finally:
+            self.waiting -= 1
+        raise self._refuse_here(f"no admission within {max_wait:g} s: {self.circuit.era.reason}")
+
+    def _refuse_here(self, reason: str) -> CircuitOpenError:
+        now = self.clock()
+        return self.refuse(Refusal(self.circuit.era.state, reason, self.circuit.retry_after(now)), now)
+
+    def _too_far(self, max_wait: float) -> bool:
+        return self.circuit.era.state is State.OPEN and self.circuit.next_change() - self.clock() > max_wait
+
+    async def _stand_in_line(self) -> Permit:
+        """First come, first served: only the head of the line asks, and the circuit alone admits."""
+        with self._line.borrow() as turnstile:
+            async with turnstile:
+                while True:
+                    with self.changed.heard() as changed:
+                        if self.settings.probe is not None and self.circuit.wants_trial(self.clock()):
+                            await self._run_probe()
+                        now = self.clock()
+                        answer = self.ask(now)
+                        if isinstance(answer, Permit):
+                            return answer
+                        delay = self.circuit.next_change() - now
+                        with anyio.move_on_after(delay if delay > 0 else inf):
+                            await changed.wait()
+
+    def ask(self, now: float) -> Permit | Refusal:
+        """The circuit's own answer."""
+        with LOCK:
+            changed = self._settle_orphans(now)
+            answer = self.circuit.admit(now)
+            changed = self._note_log() or changed
+        if changed:
+            self._tell()
+        return answer
+
+    def refuse(self, refusal: Refusal, now: float) -> CircuitOpenError:
+        """Count a refusal and tell it to those who watch calls. The answer is to be raised."""
+        state, reason, retry_after = refusal
+        with LOCK:
+            self.circuit.era.refused += 1
+            if self.hub.wants_calls:
+                stamp = self.hub.stamp(now)
+                self.hub.post(CallRefused(state=state, reason=reason, retry_after=retry_after, **stamp))
+        self._tell()
+        return CircuitOpenError(self.name, state, reason, retry_after, self.last_failure)
+
+    # -- out
+
+    def succeeded(self, permit: Pass, began: float | None = None) -> None:
+        """A call has ended well, and its guard could not count it by itself. `began` is for calls that share the era."""
+        self.settle(permit, Outcome.SUCCESS, began=began)
+
+    def returned(self, permit: Pass, result: object, began: float | None = None) -> None:
+        """A call has returned a result that must be judged. What the user's rule raises goes to the caller."""
+        self.settle(permit, *self.verdict(permit, result, began), began)
+
+    def verdict(self, permit: Pass, result: object, began: float | None = None) -> tuple[Outcome, object, float | None]:
+        """What the rules say of a result: outcome, the result itself, and the server's hint."""
+        try:
+            return self.settings.judge.result(result), result, self.settings.hint(result, time.time())
+        except BaseException:
+            self.settle(permit, Outcome.IGNORED, began=began)
+            raise
+
+    def broke(self, permit: Pass, error: BaseException, began: float | None = None) -> None:
+        """A call has raised. What the user's rule raises in its turn goes to the caller, with the error as its context."""
+        if isinstance(error, GeneratorExit):
+            self.drop(permit)
+            return
+        try:
+            outcome = self.settings.judge.error(error, () if isinstance(error, Exception) else _cancellation())
+            hint = self.settings.hint(error, time.time()) if isinstance(error, Exception) else None
+        except BaseException:
+            self.settle(permit, Outcome.IGNORED, began=began)
+            raise
+        self.settle(permit, outcome, error, hint, began)
+
+    def answered(self, permit: Permit) -> None:
+        """A stream has given its first item."""
+        with LOCK:
+            self.circuit.answered(permit, self.clock())
+
+    def drop(self, permit: Pass, outcome: Outcome = Outcome.IGNORED) -> None:
+        """A call was dropped before its end. This may run in a finaliser, at any moment: it never waits for the lock."""
+        self._orphans.append((permit, outcome))
+        if not LOCK.acquire(blocking=False):
+            return  # whoever holds it, or comes next, settles it
+        try:
+            self._settle_orphans(self.clock())
+        finally:
+            LOCK.release()
+        self.changed.ring()
+
+    def _settle_orphans(self, now: float) -> bool:
+        """End the calls that were dropped. Under the lock. True if there were any."""
+        if not self._orphans:
+            return False
+        while self._orphans:
+            permit, outcome = self._orphans.pop()
+            if isinstance(permit, Flowing) or not permit.settled:
+                self.circuit.settle(permit, outcome, now, now if isinstance(permit, Flowing) else permit.began)
+        return True
+
+    def settle(
+        self,
+        permit: Pass,
+        outcome: Outcome,
+        subject: object = None,
+        hint: float | None = None,
+        began: float | None = None,
+    ) -> None:
+        """End a call with this outcome, once. `subject` is the error or result that made it a failure."""
+        now = self.clock()
+        if isinstance(permit, Permit):
+            if permit.settled:
+                return
+            began = permit.began
+        era: Era = permit.era if isinstance(permit, Permit) else permit
+        failure = FailureSummary.of(subject, now) if outcome is Outcome.FAILURE else None
+        with LOCK:
+            if failure is not None:
+                self.last_failure = failure
+            in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, str(failure or ""), hint)
+            if self.hub.wants_calls and era.state is not State.DISABLED:
+                elapsed = None if began is None else now - began
+                finished = CallFinished(
+                    outcome=outcome,
+                    elapsed=elapsed,
+                    slow=elapsed is not None and elapsed >= self.settings.rules.slow_after,
+                    trial=era.state is State.HALF_OPEN,
+                    late=not in_time,
+                    failure=failure,
+                    **self.hub.stamp(now),
+                )
+                self.hub.post(finished)
+            self._note_log()
+        self._tell()
+
+    # -- telling
+
+    def command(self, order: Callable[[float], object]) -> object:
+        """Carry out an order to the circuit, and tell what it changed."""
+        with LOCK:
+            answer = order(self.clock())
+            self._note_log()
+        self._tell()
+        return answer
+
+    def _tell(self) -> None:
+        self.changed.ring()
+        self.hub.deliver()
+
+    def _note_log(self) -> bool:
+        """Make events of what the circuit has logged. Under the lock. True if there was anything."""
+        log = self.circuit.log
+        if not log:
+            return False
+        self.circuit.log = []
+        if self.hub.wanted:
+            for entry in log:
+                self._note(entry)
+        return True
+
+    def _note(self, entry: Transition | Forfeit) -> None:
+        stamp = self.hub.stamp(entry.at)
+        if isinstance(entry, Forfeit):
+            self.hub.post(TrialsForfeited(trials=entry.trials, **stamp))
+            return
+        stamp.update(cause=entry.cause, reason=entry.reason, readings=entry.readings, open_for=entry.open_for)
+        if entry.shadow:
+            self.hub.post(WouldOpen(**stamp))
+        else:
+            self.hub.post(StateChanged(old=entry.old, new=entry.new, attempt=entry.attempt, **stamp))
+
+    # -- what awaits
+
+    async def _run_probe(self) -> None:
+        """Ask the probe whether the dependency is back, as a trial with its lease."""
+        with self._errands.borrow() as errands:
+            async with errands:
+                now = self.clock()
+                permit = self.ask(now) if self.circuit.wants_trial(now) else None
+                if not isinstance(permit, Permit) or not isinstance(permit.era, HalfOpen):
+                    return
+                assert self.settings.probe is not None
+                try:
+                    with anyio.fail_after(permit.era.slots.lease):
+                        back = await self.settings.probe() is not False
+                except Exception as error:
+                    self.settle(permit, Outcome.FAILURE, error)
+                except BaseException as error:
+                    self.broke(permit, error)
+                    raise
+                else:
+                    self.settle(permit, Outcome.SUCCESS if back else Outcome.FAILURE, back)
+
+    async def drain(self) -> None:
+        """Wait until no admitted call is in flight."""
+        with self._errands.borrow() as errands:
+            async with errands:
+                while True:
+                    with self.changed.heard() as changed:
+                        if not self.circuit.in_flight:
+                            return
+                        await changed.wait()
+
+
+def _turnstile() -> anyio.Semaphore:
+    return anyio.Semaphore(1, fast_acquire=True)
+
+
+def _lock() -> anyio.Lock:
+    return anyio.Lock(fast_acquire=True)
+
+
+def _cancellation() -> type[BaseException] | tuple[()]:
+    """What the running event loop cancels with; nothing where no loop runs."""
+    try:
+        return anyio.get_cancelled_exc_class()
+    except RuntimeError:
+        return ()

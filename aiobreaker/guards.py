@@ -1,0 +1,411 @@
+"""The ways in: decorator, call, block, token, stream. The one room where speed comes before brevity.
+
+The decorators' variants stand side by side, one for each shape of settings; a test holds each against `judged`, the plain
+one, which is right for all of them. In each of them the same: no await between admission and call; a plain success is one
+addition and one comparison; everything else is the gate's.
+"""
+
+import inspect
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import wraps
+from math import inf
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import anyio
+
+from .core import checks
+from .core.eras import Permit
+from .core.outcomes import Outcome
+from .gate import Gate
+from .settings import Shape
+
+T = TypeVar("T")
+Function = Callable[..., Any]
+
+
+# -- decorators
+
+
+def guard_function(gate: Gate, fn: Any) -> Any:
+    """The guarded form of an async function, an async generator function, or a static or class method of them."""
+    if isinstance(fn, staticmethod | classmethod):
+        return type(fn)(guard_function(gate, fn.__func__))
+    if inspect.isasyncgenfunction(fn):
+        return wraps(fn)(_generator(gate, fn))
+    if inspect.iscoroutinefunction(fn):
+        return wraps(fn)(_VARIANTS[gate.settings.shape](gate, fn))
+    raise TypeError(f"only async functions and async generator functions can be decorated, not {fn!r}; see call() for others")
+
+
+def _plain(gate: Gate, fn: Function) -> Function:
+    door = gate.circuit.door
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        era: Any = door.era
+        if era is None:
+            era = gate.admit() or await gate.admit_slowly()
+        else:
+            era.started += 1
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            gate.broke(era, error)
+            raise
+        n = era.n + 1
+        if n < era.horizon:
+            era.n = n
+        else:
+            gate.returned(era, result)
+        return result
+
+    return guarded
+
+
+def _timed(gate: Gate, fn: Function) -> Function:
+    door, clock = gate.circuit.door, gate.clock
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        era: Any = door.era
+        if era is None:
+            era = gate.admit() or await gate.admit_slowly()
+        else:
+            era.started += 1
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            gate.broke(era, error)
+            raise
+        n = era.n + 1
+        if n < era.horizon and clock() < era.roll_at:
+            era.n = n
+        else:
+            gate.returned(era, result)
+        return result
+
+    return guarded
+
+
+def _slow(gate: Gate, fn: Function) -> Function:
+    door, clock = gate.circuit.door, gate.clock
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        era: Any = door.era
+        if era is None:
+            era = gate.admit() or await gate.admit_slowly()
+        else:
+            era.started += 1
+        began = clock()
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            gate.broke(era, error, began)
+            raise
+        now = clock()
+        n = era.n + 1
+        if now - began < era.slow_after and n < era.horizon and now < era.roll_at:
+            era.n = n
+        else:
+            gate.returned(era, result, began)
+        return result
+
+    return guarded
+
+
+def _in_flight(gate: Gate, fn: Function) -> Function:
+    door, clock = gate.circuit.door, gate.clock
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        era: Any = door.era
+        began = clock()
+        if era is None or began >= era.watch_at:
+            era = gate.admit() or await gate.admit_slowly()
+            ticket = era.ticket
+        else:
+            era.started = ticket = era.started + 1
+            if era.flights is not None:
+                era.flights[ticket] = began
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            gate.broke(era if isinstance(era, Permit) else Permit(era, began, ticket), error)
+            raise
+        now = clock()
+        n = era.n + 1
+        if (
+            now - began < era.slow_after
+            and n < era.horizon
+            and now < era.roll_at
+            and (flights := era.flights) is not None
+            and flights.pop(ticket, None) is not None
+        ):
+            era.n = n
+        else:
+            gate.returned(era if isinstance(era, Permit) else Permit(era, began, ticket), result)
+        return result
+
+    return guarded
+
+
+def _judged(gate: Gate, fn: Function) -> Function:
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        permit = gate.admit() or await gate.admit_slowly()
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            gate.broke(permit, error)
+            raise
+        gate.returned(permit, result)
+        return result
+
+    return guarded
+
+
+_VARIANTS = {
+    Shape.PLAIN: _plain,
+    Shape.TIMED: _timed,
+    Shape.SLOW: _slow,
+    Shape.IN_FLIGHT: _in_flight,
+    Shape.JUDGED: _judged,
+}
+
+
+def _generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> Function:
+    async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        permit = gate.admit() or await gate.admit_slowly()
+        source = fn(*args, **kwargs)
+        step: Awaitable[Any] = anext(source)
+        thrown: BaseException | None = None
+        while True:
+            try:
+                item = await step
+            except StopAsyncIteration:
+                gate.settle(permit, Outcome.SUCCESS)
+                return
+            except BaseException as error:
+                if error is thrown:  # the reader's own
+                    gate.settle(permit, Outcome.SUCCESS)
+                else:
+                    gate.broke(permit, error)
+                raise
+            if permit.answered is None:
+                gate.answered(permit)
+            try:
+                sent = yield item
+            except GeneratorExit:
+                gate.drop(permit, Outcome.SUCCESS)
+                await source.aclose()
+                raise
+            except BaseException as error:
+                thrown = error
+                step = source.athrow(error)
+            else:
+                step = source.asend(sent)
+
+    return guarded
+
+
+# -- call
+
+
+async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Call the function and await what it returns, guarded."""
+    era: Any = gate.circuit.door.shared
+    if era is None:
+        era = gate.admit() or await gate.admit_slowly()
+    else:
+        era.started += 1
+    began = gate.clock()
+    try:
+        result = await fn(*args, **kwargs)
+    except BaseException as error:
+        gate.broke(era, error, began)
+        raise
+    now = gate.clock()
+    n = era.n + 1
+    if now - began < era.slow_after and n < era.horizon and now < era.roll_at:
+        era.n = n
+    else:
+        gate.returned(era, result, began)
+    return result
+
+
+# -- block and token
+
+
+class Guard:
+    """A guarded block: `async with breaker.guard() as call: ...`. Its end is a success, an exception is judged.
+
+    Inside, `call.failure()` and `call.ignore()` decide otherwise, and `call.check(result)` judges a result.
+    """
+
+    __slots__ = ("_began", "_gate", "_max_wait", "_pass", "_verdict")
+
+    def __init__(self, gate: Gate, max_wait: float) -> None:
+        self._gate = gate
+        self._max_wait = max_wait
+        self._pass: Any = None  # a Pass while the block runs
+        self._verdict: tuple[Outcome, object, float | None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._pass is not None:
+            raise RuntimeError("this guard is in use; every block needs its own: async with breaker.guard()")
+        gate = self._gate
+        era: Any = gate.circuit.door.shared
+        if era is None:
+            era = await gate.admit_patiently(self._max_wait)
+        else:
+            era.started += 1
+        self._pass = era
+        self._began = gate.clock()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        era, self._pass = self._pass, None
+        assert era is not None
+        if self._verdict is not None:
+            self._gate.settle(era, *self._verdict, self._began)
+            self._verdict = None
+            return
+        if error is not None:
+            self._gate.broke(era, error, self._began)
+            return
+        now = self._gate.clock()
+        n = era.n + 1
+        if now - self._began < era.slow_after and n < era.horizon and now < era.roll_at:
+            era.n = n
+        else:
+            self._gate.succeeded(era, self._began)
+
+    def failure(self, reason: object = "the caller said so") -> None:
+        """The call has failed, whatever the end of the block looks like."""
+        self._verdict = (Outcome.FAILURE, reason, None)
+
+    def ignore(self) -> None:
+        """The call says nothing about the dependency."""
+        self._verdict = (Outcome.IGNORED, None, None)
+
+    def check(self, result: T) -> T:
+        """Judge a result by the breaker's rules (`failure_if`, `retry_after`), and give it back."""
+        era = self._pass
+        if era is None:
+            raise RuntimeError("check() belongs inside the guarded block")
+        self._verdict = self._gate.verdict(era, result, self._began)
+        return result
+
+
+class HeldPermit:
+    """One admitted call, in the caller's hand. It settles once, by the first of these; what comes after does nothing.
+
+    A permit that is thrown away unsettled gives its slot back, and warns.
+    """
+
+    __slots__ = ("_gate", "_permit")
+
+    def __init__(self, gate: Gate, permit: Permit) -> None:
+        self._gate = gate
+        self._permit = permit
+
+    @property
+    def settled(self) -> bool:
+        """Whether the call has ended."""
+        return self._permit.settled
+
+    def success(self) -> None:
+        """The call has succeeded."""
+        self._gate.succeeded(self._permit)
+
+    def failure(self, error: object = "the caller said so") -> None:
+        """The call has failed; the error or reason becomes the breaker's last failure."""
+        self._gate.settle(self._permit, Outcome.FAILURE, error)
+
+    def ignore(self) -> None:
+        """The call says nothing about the dependency."""
+        self._gate.settle(self._permit, Outcome.IGNORED)
+
+    def check(self, result: T) -> T:
+        """Judge a result by the breaker's rules, settle accordingly, and give it back."""
+        self._gate.returned(self._permit, result)
+        return result
+
+    def __del__(self) -> None:
+        if not self._permit.settled:
+            self._gate.drop(self._permit)
+            words = f"a permit of circuit breaker {self._gate.name!r} was never settled"
+            warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+
+
+# -- stream
+
+
+class GuardedStream(Generic[T]):
+    """A guarded async iterator: `async with breaker.stream(source) as items: async for item in items: ...`.
+
+    It is judged at its end. Stopping early is a success after the first item, and neutral before it. Slow is the time to the
+    first item, since what follows depends on the reader. Exceeding a time limit raises TimeoutError, and is a failure.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        source: AsyncIterable[T],
+        max_wait: float,
+        first_item_timeout: float | None,
+        stall_timeout: float | None,
+    ) -> None:
+        if not isinstance(source, AsyncIterable):
+            raise TypeError(f"source must be an async iterable, not {source!r}")
+        for argument, value in (("first_item_timeout", first_item_timeout), ("stall_timeout", stall_timeout)):
+            if value is not None:
+                checks.seconds(argument, value)
+        self._gate = gate
+        self._source = source
+        self._max_wait = max_wait
+        self._limits = (first_item_timeout, stall_timeout)
+        self._permit: Permit | None = None
+        self._items: AsyncIterator[T]
+
+    async def __aenter__(self) -> Self:
+        if self._permit is not None:
+            raise RuntimeError("this stream has been opened already")
+        self._permit = await self._gate.admit_patiently(self._max_wait)
+        self._items = aiter(self._source)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._permit is not None
+        stopped = Outcome.IGNORED if self._permit.answered is None else Outcome.SUCCESS
+        self._gate.settle(self._permit, stopped)
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            await close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        permit = self._permit
+        if permit is None:
+            raise RuntimeError("open the stream first: async with breaker.stream(source) as items")
+        limit = self._limits[permit.answered is not None]
+        try:
+            with anyio.move_on_after(inf if limit is None else limit) as scope:
+                item = await anext(self._items)
+        except StopAsyncIteration:
+            self._gate.settle(permit, Outcome.SUCCESS)
+            raise
+        except BaseException as error:
+            self._gate.broke(permit, error)
+            raise
+        if scope.cancelled_caught:
+            late = TimeoutError(f"no {'first' if permit.answered is None else 'further'} item within {limit:g} s")
+            self._gate.settle(permit, Outcome.FAILURE, late)
+            raise late
+        if permit.answered is None:
+            self._gate.answered(permit)
+        return item

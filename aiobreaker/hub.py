@@ -1,0 +1,200 @@
+"""Carries events to observers and streams. Delivery never waits, never raises into a guarded call, and keeps order."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import anyio.lowlevel
+
+from .core import checks
+from .events import CallEvent, Event, EventsLost
+from .locking import LOCK
+from .loops import Bell
+
+Observer = Callable[[Event], object]
+
+_log = logging.getLogger("aiobreaker")
+
+
+class _Channel:
+    """Events for one kind of reader, in one buffer that all readers share; each knows how far it has read."""
+
+    __slots__ = ("bell", "buffer", "observers", "readers", "written")
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.buffer: deque[Event] = deque(maxlen=0)
+        self.readers = 0
+        self.observers: tuple[Observer, ...] = ()
+        self.written = 0
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.readers or self.observers)
+
+    def open_reader(self, size: int) -> int:
+        """Keep at least so many events for a new reader, who begins after the newest one."""
+        self.readers += 1
+        if size > (self.buffer.maxlen or 0):
+            self.buffer = deque(self.buffer, maxlen=size)
+        return self.written
+
+    def close_reader(self) -> None:
+        self.readers -= 1
+        if not self.readers:
+            self.buffer = deque(maxlen=0)
+
+    def hand_out(self, event: Event) -> None:
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception:
+                _log.exception("an observer of circuit breaker %r raised at %r", event.breaker, event)
+        if self.readers:
+            self.buffer.append(event)
+            self.written += 1
+            self.bell.ring()
+
+
+class EventStream:
+    """Events as they happen: `async with breaker.events() as events: async for event in events: ...`.
+
+    The reader has `buffer` events of slack; a slower one loses the oldest, and is told how many by an `EventsLost`. `lost` is
+    their sum so far.
+    """
+
+    def __init__(self, hub: "EventHub", buffer: int, calls: bool) -> None:
+        self._hub = hub
+        self._size = checks.count("buffer", buffer)
+        self._calls = calls
+        self._channel: _Channel | None = None
+        self._read = 0
+        self.lost = 0
+
+    async def __aenter__(self) -> Self:
+        if self._channel is not None:
+            raise RuntimeError("this event stream is open already; ask the breaker for another one")
+        self._channel = self._hub.channel(self._calls)
+        self._read = self._channel.open_reader(self._size)
+        self._hub.wanted_changed()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            channel.close_reader()
+            channel.bell.ring()
+            self._hub.wanted_changed()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        await anyio.lowlevel.checkpoint()
+        channel = self._channel
+        while channel is not None and channel is self._channel:
+            with channel.bell.heard() as rung:
+                if self._read < channel.written:
+                    return self._take(channel)
+                await rung.wait()
+        raise StopAsyncIteration
+
+    def _take(self, channel: _Channel) -> Event:
+        kept = min(len(channel.buffer), self._size)
+        missed = channel.written - self._read - kept
+        event = channel.buffer[self._read - channel.written if missed <= 0 else -kept]
+        if missed > 0:
+            self.lost += missed
+            self._read += missed
+            return EventsLost(breaker=event.breaker, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
+        self._read += 1
+        return event
+
+
+class EventHub:
+    """The events of one breaker. `wants_calls` tells whether anybody asks for the events of single calls."""
+
+    __slots__ = ("_all", "_changed", "_deliverer", "_outbox", "_transitions", "name", "seq", "wants_calls")
+
+    def __init__(self, name: str, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.seq = 0
+        self.wants_calls = False
+        self._changed = changed
+        self._transitions: _Channel | None = None
+        self._all: _Channel | None = None
+        self._outbox: list[Event] = []
+        self._deliverer: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self.wants_calls or (self._transitions is not None and self._transitions.wanted)
+
+    def channel(self, calls: bool) -> _Channel:
+        """The channel with or without the events of single calls."""
+        if calls:
+            self._all = self._all or _Channel()
+            return self._all
+        self._transitions = self._transitions or _Channel()
+        return self._transitions
+
+    def wanted_changed(self) -> None:
+        """Somebody has come or gone."""
+        self.wants_calls = self._all is not None and self._all.wanted
+        self._changed()
+
+    def subscribe(self, observer: Observer, calls: bool) -> Callable[[], None]:
+        """Call the observer with every event; what it raises is logged. The answer ends it."""
+        if not callable(observer):
+            raise TypeError(f"observer must be a function of one event, not {observer!r}")
+        channel = self.channel(calls)
+        entry = partial(observer)  # an identity of its own: the same observer may come twice
+        channel.observers = (*channel.observers, entry)
+        self.wanted_changed()
+
+        def unsubscribe() -> None:
+            channel.observers = tuple(each for each in channel.observers if each is not entry)
+            self.wanted_changed()
+
+        return unsubscribe
+
+    def stamp(self, at: float) -> dict[str, Any]:
+        """Name, next number and times, for a new event."""
+        self.seq += 1
+        return {"breaker": self.name, "seq": self.seq, "at": at, "time": time.time()}
+
+    def post(self, event: Event) -> None:
+        """Put an event in line, under the lock; `deliver` follows, without it."""
+        self._outbox.append(event)
+
+    def deliver(self) -> None:
+        """Hand out what is in line. Whoever delivers already, further up or in another thread, does it for all."""
+        while batch := self._claim():
+            try:
+                for event in batch:
+                    self._hand_out(event)
+            finally:
+                self._deliverer = None
+
+    def _claim(self) -> list[Event]:
+        process = os.getpid()  # a claim from before a fork is nobody's
+        with LOCK:
+            if self._deliverer == process or not self._outbox:
+                return []
+            self._deliverer = process
+            batch, self._outbox = self._outbox, []
+            return batch
+
+    def _hand_out(self, event: Event) -> None:
+        if self._transitions is not None and not isinstance(event, CallEvent):
+            self._transitions.hand_out(event)
+        if self._all is not None:
+            self._all.hand_out(event)

@@ -1,0 +1,94 @@
+"""What one object needs in order to serve many event loops, one after another or at once, in any threads.
+
+An anyio primitive binds to the loop that uses it first, and must only be touched in that loop. So each loop has its own, made
+when it is needed and dropped with its last user.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import current_token
+
+T = TypeVar("T")
+
+
+class _Share(Generic[T]):
+    __slots__ = ("primitive", "users")
+
+    def __init__(self, primitive: T) -> None:
+        self.primitive = primitive
+        self.users = 0
+
+
+class PerLoop(Generic[T]):
+    """One `T` for each event loop that is using it."""
+
+    __slots__ = ("_make", "_shares")
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._shares: dict[object, _Share[T]] = {}
+
+    @contextmanager
+    def borrow(self) -> Iterator[T]:
+        """The `T` of the running event loop."""
+        loop = current_token().native_token
+        share = self._shares.get(loop)
+        if share is None:
+            share = self._shares[loop] = _Share(self._make())
+        share.users += 1
+        try:
+            yield share.primitive
+        finally:
+            share.users -= 1
+            if not share.users and self._shares.get(loop) is share:
+                del self._shares[loop]
+
+    def __bool__(self) -> bool:
+        return bool(self._shares)
+
+    def take_all(self) -> list[tuple[object, T]]:
+        """All of them, each with its loop; from here on users get new ones."""
+        shares, self._shares = self._shares, {}
+        return [(loop, share.primitive) for loop, share in shares.items()]
+
+
+class Bell:
+    """Wakes the tasks that wait for it, whichever event loop and thread they are in."""
+
+    __slots__ = ("_ears",)
+
+    def __init__(self) -> None:
+        self._ears = PerLoop(anyio.Event)
+
+    def heard(self) -> AbstractContextManager[anyio.Event]:
+        """An event that the next ring sets. Get it first, then look whether there is anything to wait for."""
+        return self._ears.borrow()
+
+    def ring(self) -> None:
+        """Wake everybody who waits."""
+        if not self._ears:
+            return
+        here = _running_loop()
+        for loop, event in self._ears.take_all():
+            if loop is here:
+                event.set()
+            else:
+                _call_in(loop, event.set)
+
+
+def _running_loop() -> object:
+    try:
+        return current_token().native_token
+    except RuntimeError:
+        return None
+
+
+def _call_in(loop: object, function: Callable[[], None]) -> None:
+    """Have another loop call the function. A loop that has ended has nobody left to wake."""
+    soon = getattr(loop, "run_sync_soon", None) or getattr(loop, "call_soon_threadsafe", None)
+    assert soon is not None, f"unknown kind of event loop: {loop!r}"
+    with suppress(RuntimeError):
+        soon(function)
