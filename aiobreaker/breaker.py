@@ -210,6 +210,10 @@ class CircuitBreaker:
         seconds = None if duration is None else checks.seconds("duration", duration)
         self._gate.command(lambda now: self._gate.circuit.open(now, seconds, reason))
 
+    def half_open(self) -> None:
+        """Begin a round of trials now. In a half-open circuit this does nothing."""
+        self._gate.command(self._gate.circuit.half_open)
+
     def force_open(self, reason: str = "forced open") -> None:
         """Refuse every call until another order."""
         self._gate.command(lambda now: self._gate.circuit.force_open(now, reason))

@@ -8,15 +8,14 @@ None of them is a client library's error: SDKs retry those. A refusal is always 
 exception alive; the failure behind it is told as a summary.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .core.eras import State
 
 _LONGEST_MESSAGE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class FailureSummary:
+class FailureSummary(NamedTuple):
     """A failure without its traceback: the type's name, the message (shortened), and when, on the breaker's clock."""
 
     type: str

@@ -19,7 +19,7 @@ from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, Wo
 from .hub import EventHub
 from .locking import LOCK
 from .loops import Bell, PerLoop
-from .settings import Settings, Shape
+from .settings import Settings
 
 Pass = Permit | Flowing
 """What an admitted call holds: a permit of its own, or the era that all calls share."""
@@ -61,7 +61,7 @@ class Gate:
     def show_door(self) -> None:
         """Let guards pass by themselves, unless single calls are watched or results must be judged."""
         with LOCK:
-            self.circuit.personal = self.hub.wants_calls or self.settings.shape is Shape.JUDGED
+            self.circuit.personal = self.hub.wants_calls
             self.circuit.open_door()
 
     # -- in
@@ -166,7 +166,14 @@ class Gate:
 
     def returned(self, permit: Pass, result: object, began: float | None = None) -> None:
         """A call has returned a result that must be judged. What the user's rule raises goes to the caller."""
-        self.settle(permit, *self.verdict(permit, result, began), began)
+        outcome, subject, hint = self.verdict(permit, result, began)
+        if outcome is Outcome.SUCCESS and hint is None and isinstance(permit, Flowing) and began is not None:
+            now = self.clock()
+            n = permit.n + 1
+            if now - began < permit.slow_after and n < permit.horizon and now < permit.roll_at:
+                permit.n = n
+                return
+        self.settle(permit, outcome, subject, hint, began)
 
     def verdict(self, permit: Pass, result: object, began: float | None = None) -> tuple[Outcome, object, float | None]:
         """What the rules say of a result: outcome, the result itself, and the server's hint."""
@@ -234,7 +241,7 @@ class Gate:
         with LOCK:
             if failure is not None:
                 self.last_failure = failure
-            in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, str(failure or ""), hint)
+            in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, failure, hint)
             if self.hub.wants_calls and era.state is not State.DISABLED:
                 elapsed = None if began is None else now - began
                 finished = CallFinished(

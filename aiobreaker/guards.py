@@ -149,14 +149,21 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
 
 
 def _judged(gate: Gate, fn: Function) -> Function:
+    door, clock = gate.circuit.door, gate.clock
+
     async def guarded(*args: Any, **kwargs: Any) -> Any:
-        permit = gate.admit() or await gate.admit_slowly()
+        era: Any = door.shared
+        if era is None:
+            era = gate.admit() or await gate.admit_slowly()
+        else:
+            era.started += 1
+        began = clock()
         try:
             result = await fn(*args, **kwargs)
         except BaseException as error:
-            gate.broke(permit, error)
+            gate.broke(era, error, began)
             raise
-        gate.returned(permit, result)
+        gate.returned(era, result, began)
         return result
 
     return guarded
@@ -224,7 +231,7 @@ async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...
         raise
     now = gate.clock()
     n = era.n + 1
-    if now - began < era.slow_after and n < era.horizon and now < era.roll_at:
+    if now - began < era.slow_after and n < era.horizon and now < era.roll_at and gate.settings.shape is not Shape.JUDGED:
         era.n = n
     else:
         gate.returned(era, result, began)

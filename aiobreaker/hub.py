@@ -177,7 +177,7 @@ class EventHub:
 
     def deliver(self) -> None:
         """Hand out what is in line. Whoever delivers already, further up or in another thread, does it for all."""
-        while batch := self._claim():
+        while self._outbox and (batch := self._claim()):
             try:
                 for event in batch:
                     self._hand_out(event)

@@ -174,12 +174,12 @@ class Circuit:
         outcome: Outcome,
         now: float,
         began: float,
-        why: str = "",
+        why: object = "",
         hint: float | None = None,
     ) -> bool:
         """A call has ended. False if that comes too late to count: its era is over, or its lease.
 
-        `why` puts a failure in words, `hint` is for how many seconds the dependency asked to be left alone.
+        `why` says what failed, if anybody asks, `hint` is for how many seconds the dependency asked to be left alone.
         """
         if isinstance(permit, Permit):
             era: Era = permit.era
@@ -241,11 +241,9 @@ class Circuit:
         era.age(now)
         if now < era.quiet_until:
             return
-        for each in era.tallies:
-            if each.met(era.n):
-                self._trip(era, now, Cause.TRIPPED, str(each.reading(era.n, now)))
-                return
-        era.look_ahead()
+        met = era.look_ahead()
+        if met is not None:
+            self._trip(era, now, Cause.TRIPPED, str(met.reading(era.n, now)))
 
     def _trip(self, era: Flowing, now: float, cause: Cause, reason: str, hint: float | None = None) -> None:
         if era.state is State.CLOSED:
@@ -260,7 +258,7 @@ class Circuit:
     # -- an era of trials
 
     def _settle_trial(
-        self, era: HalfOpen, permit: Permit, outcome: Outcome, now: float, elapsed: float, why: str, hint: float | None
+        self, era: HalfOpen, permit: Permit, outcome: Outcome, now: float, elapsed: float, why: object, hint: float | None
     ) -> bool:
         self._forfeit(era, now)
         if era is not self.era:

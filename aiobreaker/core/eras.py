@@ -152,13 +152,23 @@ class Flowing(Era):
         self.watch_at = -inf if watchers else inf
         self.slow_after = min((each.condition.slower_than for each in tallies if isinstance(each, SlowTally)), default=inf)
 
-    def look_ahead(self) -> None:
-        """Work out when a success could next change the verdict."""
-        self.horizon = min((each.horizon(self.n) for each in self.tallies), default=inf)
-        self.roll_at = min((each.roll_at for each in self.tallies), default=inf)
+    def look_ahead(self) -> Tally | None:
+        """Work out when a success could next change the verdict. The answer is a tally whose condition is met now."""
+        self.horizon = self.roll_at = inf
+        for each in self.tallies:
+            horizon, roll_at = each.horizon(self.n), each.roll_at
+            if horizon <= self.n:
+                return each
+            if horizon < self.horizon:
+                self.horizon = horizon
+            if roll_at < self.roll_at:
+                self.roll_at = roll_at
+        return None
 
     def age(self, now: float) -> None:
         """Count the running calls that have become slow by now."""
+        if not self._watchers:
+            return
         self.watch_at = inf
         for level, watcher in enumerate(self._watchers):
             young, old = self._levels[level], self._levels[level + 1]

@@ -1,7 +1,8 @@
 """What one era has counted for each condition.
 
 A tally never hears of an ordinary success. It says beforehand, as its horizon, at which call number a success could be the
-one that meets the condition, and as `roll_at` at which time; until then a success is a counter and a comparison.
+one that meets the condition, and as `roll_at` at which time; until then a success is a counter and a comparison. A horizon
+that is not ahead of the newest call means: met.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from .conditions import Condition, ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate
-from .windows import carry_over, remember
+from .windows import Memory, carry_over, remember
 
 C = TypeVar("C", FailureCount, FailureRate, SlowCallRate)
 
@@ -63,18 +64,14 @@ class StreakTally:
             self._length = self._length + 1 if number == self._last + 1 else 1
             self._last = number
 
-    def met(self, number: int) -> bool:
-        """Whether it trips after call `number`."""
-        return number == self._last and self._length >= self.condition.failures
-
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
-        return inf
+        return number if number == self._last and self._length >= self.condition.failures else inf
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
         length = self._length if number == self._last else 0
-        return Reading(self.condition, length, number, self.met(number))
+        return Reading(self.condition, length, number, length >= self.condition.failures)
 
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
@@ -113,18 +110,15 @@ class CountTally(_WindowTally[FailureCount]):
 
     __slots__ = ()
 
-    def met(self, number: int) -> bool:
-        """Whether it trips after call `number`."""
-        return self.memory.marks(number) >= self.condition.failures
-
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
-        return inf
+        return number if self.memory.marks(number) >= self.condition.failures else inf
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
         self.memory.expire(number, now)
-        return Reading(self.condition, self.memory.marks(number), self.memory.calls(number), self.met(number))
+        count = self.memory.marks(number)
+        return Reading(self.condition, count, self.memory.calls(number), count >= self.condition.failures)
 
 
 class RateTally(_WindowTally[FailureRate]):
@@ -132,20 +126,14 @@ class RateTally(_WindowTally[FailureRate]):
 
     __slots__ = ()
 
-    def met(self, number: int) -> bool:
-        """Whether it trips after call `number`."""
-        return _reached(self.condition, self.memory.marks(number), self.memory.calls(number))
-
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
-        wanted = max(1, self.condition.minimum_calls - self.memory.calls(number))
-        calls = self.memory.next_calls(number, wanted)
-        return number + wanted if _reached(self.condition, self.memory.marks(number), calls) else inf
+        return _horizon(self.condition, number, self.memory, number, 0)
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
         self.memory.expire(number, now)
-        return Reading(self.condition, self.memory.marks(number), self.memory.calls(number), self.met(number))
+        return _rate_reading(self.condition, self.memory.marks(number), self.memory.calls(number))
 
 
 class SlowTally(_WindowTally[SlowCallRate]):
@@ -172,23 +160,16 @@ class SlowTally(_WindowTally[SlowCallRate]):
             self.unshared += 1
             self.record(number, now, False, elapsed)
 
-    def met(self, number: int) -> bool:
-        """Whether it trips after call `number`."""
-        return _reached(self.condition, *self._counts(number))
-
-    def _counts(self, number: int, more: int = 0) -> tuple[int, int]:
-        number += self.unshared
-        return self.memory.marks(number) + self.aged, self.memory.next_calls(number, more) + self.aged
-
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
-        wanted = max(1, self.condition.minimum_calls - self._counts(number)[1])
-        return number + wanted if _reached(self.condition, *self._counts(number, wanted)) else inf
+        return _horizon(self.condition, number, self.memory, number + self.unshared, self.aged)
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
-        self.memory.expire(number + self.unshared, now)
-        return Reading(self.condition, *self._counts(number), self.met(number))
+        number += self.unshared
+        self.memory.expire(number, now)
+        count = self.memory.marks(number) + self.aged
+        return _rate_reading(self.condition, count, self.memory.calls(number) + self.aged)
 
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
@@ -213,5 +194,17 @@ def tally(condition: Condition, origin: int = 0) -> Tally:
             return SlowTally(condition, origin)
 
 
-def _reached(condition: FailureRate | SlowCallRate, count: int, calls: int) -> bool:
-    return calls >= condition.minimum_calls and count > 0 and count / calls >= condition.rate
+def _horizon(condition: FailureRate | SlowCallRate, number: int, memory: Memory, newest: int, more: int) -> float:
+    """When a success could meet a rate, of a memory whose newest call is `newest`, with so many `more`, all of them bad."""
+    count = memory.marks(newest) + more
+    if not count:
+        return inf
+    calls = memory.calls(newest) + more
+    if calls >= condition.minimum_calls and count / calls >= condition.rate:
+        return number
+    wanted = max(1, condition.minimum_calls - calls)
+    return number + wanted if count / (memory.next_calls(newest, wanted) + more) >= condition.rate else inf
+
+
+def _rate_reading(condition: FailureRate | SlowCallRate, count: int, calls: int) -> Reading:
+    return Reading(condition, count, calls, calls >= condition.minimum_calls and count / calls >= condition.rate)

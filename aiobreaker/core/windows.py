@@ -149,8 +149,8 @@ class SecondsMemory:
     def history(self, number: int) -> list[int]:
         """Numbers for the marked calls, oldest first: right to the bucket, the last ones of each."""
         buckets = list(self._buckets or ())
-        ends = [bucket.base for bucket in buckets[1:]] + [number]
-        return [end - back for bucket, end in zip(buckets, ends, strict=True) for back in reversed(range(bucket.marks))]
+        ends = [*(bucket.base for bucket in buckets[1:]), number]
+        return [end - back for bucket, end in zip(buckets, ends, strict=False) for back in reversed(range(bucket.marks))]
 
     def next_calls(self, number: int, more: int) -> int:
         """How many calls would be inside the window after so many more."""

@@ -1,0 +1,40 @@
+"""Times the guards beside a pass-through wrapper: `python -m benchmarks.run --quick` prints each ratio against its bar.
+
+A ratio above its bar is shown; the exit status is 1 only where one is more than twice its bar: noise must not stop anybody.
+"""
+
+import argparse
+import sys
+
+import anyio
+
+from .cases import closed_cases
+from .harness import ratios
+
+LOOPS: dict[str, dict[str, object]] = {
+    "asyncio": {"backend": "asyncio"},
+    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
+    "trio": {"backend": "trio"},
+}
+
+
+def main() -> int:
+    """Measure, print a table, and say whether anything is far off."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, asyncio and trio only")
+    quick: bool = parser.parse_args().quick
+    far_off = False
+    for loop in ("asyncio", "trio") if quick else tuple(LOOPS):
+        cases = closed_cases()
+        found = anyio.run(ratios, cases, 40 if quick else 200, **LOOPS[loop])  # type: ignore[arg-type]
+        print(f"\n{loop}, Python {sys.version.split()[0]}: total time over that of a pass-through wrapper")
+        for case in cases:
+            ratio = found[case.name]
+            verdict = "" if case.bar is None else f"(bar {case.bar:.1f}) {'pass' if ratio <= case.bar else 'MISSED'}"
+            far_off = far_off or (case.bar is not None and ratio > 2 * case.bar)
+            print(f"  {case.name:<45} {ratio:5.2f} {verdict}")
+    return int(far_off)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
