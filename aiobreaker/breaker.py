@@ -162,7 +162,7 @@ class CircuitBreaker:
 
         `max_wait` is for how many seconds to wait for admission; 0 refuses at once. Entering raises CircuitOpenError.
         """
-        return Guard(self._gate, checks.wait("max_wait", max_wait) if max_wait else 0.0)
+        return Guard(self._gate, checks.wait("max_wait", max_wait) if max_wait != 0.0 else 0.0)
 
     async def acquire(self, *, max_wait: float = 0.0) -> HeldPermit:
         """Admit one call, and leave it to the caller to say how it ends.

@@ -124,15 +124,21 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
 
+_PATIENCE = 5.0  # real seconds
+
+
 class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, jump: Callable[[float], None]) -> None:
         super().__init__()
         self._jump = jump
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        ready = super().select(0)
+        if timeout is not None:
+            ready = super().select(0)
+            if not ready and timeout > 0:
+                self._jump(timeout)
+            return ready
+        ready = super().select(_PATIENCE)
         if not ready:
-            self._jump(timeout)
+            raise RuntimeError("every task waits for something, and no timer will bring it")
         return ready

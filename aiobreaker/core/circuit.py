@@ -217,25 +217,22 @@ class Circuit:
     # -- an era in which calls pass
 
     def _record(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> None:
-        quiet = now < era.quiet_until
-        if era.quiet_until != -inf and not quiet:
+        if -inf < era.quiet_until <= now:
             era.quiet_until = -inf
             era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
         if outcome is Outcome.IGNORED:
             era.ignored += 1
         elif outcome is Outcome.CANCELLED:
             era.cancelled += 1
-            if not quiet and elapsed >= era.slow_after:
-                for each in era.tallies:
-                    if isinstance(each, SlowTally):
-                        each.record_unshared(era.n, now, elapsed)
+            for each in era.tallies:
+                if isinstance(each, SlowTally):
+                    each.record_unshared(era.n, now, elapsed)
         else:
             failed = outcome is Outcome.FAILURE
             era.n += 1
             era.failures += failed
-            if not quiet:
-                for each in era.tallies:
-                    each.record(era.n, now, failed, elapsed)
+            for each in era.tallies:
+                each.record(era.n, now, failed, elapsed)
 
     def _judge(self, era: Flowing, now: float) -> None:
         era.age(now)
@@ -310,7 +307,7 @@ class Circuit:
 
     def open(self, now: float, duration: float | None, reason: str) -> None:
         """Open by hand, for so long or for as long as the schedule says."""
-        if self.era.state is State.OPEN and duration is None:
+        if self.era.state is State.OPEN and duration is None and now < self.era.until:
             return
         self._holds.clear()
         attempt = self.era.attempt + 1 if isinstance(self.era, HalfOpen) else 0
