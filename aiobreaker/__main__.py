@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 
+from .demo.plot import DEFAULT_DURATION, LEAST_DURATION
+
 _DEMO_NEEDS = ("httpx2", "rich", "starlette", "trio", "uvicorn")
 
 
@@ -14,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aiobreaker", description="A circuit breaker for asyncio and trio.")
     parser.add_argument("--version", action="version", version=f"aiobreaker {version('aiobreaker')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_demo(commands)
+    words = "Start a real HTTP service, break it in four ways under guarded traffic, and watch the breaker."
+    _add_demo(commands.add_parser("demo", help="watch a breaker at work", description=words))
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -23,12 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    words = "Start a real HTTP service, break it in four ways under guarded traffic, and watch the breaker."
-    demo = commands.add_parser("demo", help="watch a breaker at work", description=words)
+def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=1, metavar="N", help="for the traffic's randomness (default: %(default)s)")
-    demo.add_argument("--duration", type=float, metavar="SECONDS", help="how long it takes, about (default: 20, at least 8)")
+    about = f"how long it takes, about (default: %(default)g, at least {LEAST_DURATION:g})"
+    demo.add_argument("--duration", type=float, default=DEFAULT_DURATION, metavar="SECONDS", help=about)
     output = demo.add_mutually_exclusive_group()
     output.add_argument("--plain", action="store_true", help="plain lines, as when the output is no terminal")
     output.add_argument("--json", action="store_true", help="nothing but one JSON object, at the end")

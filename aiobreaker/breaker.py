@@ -231,7 +231,7 @@ class CircuitBreaker:
         self._gate.command(lambda now: self._gate.circuit.let_flow(now, State.CLOSED, "reset"))
 
     @asynccontextmanager
-    async def isolated(self, reason: str = "isolated", *, drain: bool = False) -> AsyncIterator[None]:
+    async def isolated(self, reason: str = "isolated", *, drain: bool = False) -> AsyncGenerator[None]:
         """Hold the circuit open for the length of a block, for maintenance; afterwards it is as it was found.
 
         Blocks may overlap: the last one that ends releases. With `drain`, the block begins when no admitted call is in flight
@@ -340,11 +340,10 @@ class CircuitBreaker:
     async def wait_for(self, state: State) -> None:
         """Wait until the circuit is in this state, or has been for a moment."""
         async with self.events() as events:
-            if self.state is state:
-                return
-            async for event in events:
-                if isinstance(event, StateChanged) and event.new is state:
-                    return
+            seen = self.state
+            while seen is not state:
+                event = await anext(events)
+                seen = event.new if isinstance(event, StateChanged) else self.state
 
 
 def _rate(readings: tuple[Reading, ...], kind: type[FailureRate | SlowCallRate]) -> float | None:

@@ -16,7 +16,10 @@ _LONGEST_MESSAGE = 200
 
 
 class FailureSummary(NamedTuple):
-    """A failure without its traceback: the type's name, the message (shortened), and when, on the breaker's clock."""
+    """A failure without its traceback: the type's name, the message (shortened), and when, on the breaker's clock.
+
+    A result that counts as a failure has the type "result".
+    """
 
     type: str
     message: str
@@ -25,11 +28,12 @@ class FailureSummary(NamedTuple):
     @classmethod
     def of(cls, subject: object, at: float) -> "FailureSummary":
         """The summary of an exception, or of a result that counts as a failure."""
+        raised = isinstance(subject, BaseException)
         try:
-            message = str(subject) if isinstance(subject, BaseException) else repr(subject)
+            message = str(subject) if raised else repr(subject)
         except Exception:
             message = "(no text: its __str__ raised)"
-        return cls(type(subject).__name__, message[:_LONGEST_MESSAGE], at)
+        return cls(type(subject).__name__ if raised else "result", message[:_LONGEST_MESSAGE], at)
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type

@@ -401,18 +401,19 @@ class GuardedStream(Generic[T]):
             raise RuntimeError("open the stream first: async with breaker.stream(source) as items")
         limit = self._limits[permit.answered is not None]
         try:
-            with anyio.move_on_after(inf if limit is None else limit) as scope:
-                item = await anext(self._items)
+            with anyio.move_on_after(inf if limit is None else limit):
+                return self._received(permit, await anext(self._items))
         except StopAsyncIteration:
             self._gate.settle(permit, Outcome.SUCCESS)
             raise
         except BaseException as error:
             self._gate.broke(permit, error)
             raise
-        if scope.cancelled_caught:
-            late = TimeoutError(f"no {'first' if permit.answered is None else 'further'} item within {limit:g} s")
-            self._gate.settle(permit, Outcome.FAILURE, late)
-            raise late
+        late = TimeoutError(f"no {'first' if permit.answered is None else 'further'} item within {limit:g} s")
+        self._gate.settle(permit, Outcome.FAILURE, late)
+        raise late
+
+    def _received(self, permit: Permit, item: T) -> T:
         if permit.answered is None:
             self._gate.answered(permit)
         return item

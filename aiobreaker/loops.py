@@ -4,7 +4,7 @@ An anyio primitive binds to the loop that uses it first, and must only be touche
 when it is needed and dropped with its last user.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Generic, TypeVar
 
@@ -32,7 +32,7 @@ class PerLoop(Generic[T]):
         self._shares: dict[object, _Share[T]] = {}
 
     @contextmanager
-    def borrow(self) -> Iterator[T]:
+    def borrow(self) -> Generator[T]:
         """The `T` of the running event loop."""
         loop = current_token().native_token
         share = self._shares.get(loop)

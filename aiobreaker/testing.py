@@ -2,7 +2,7 @@
 
 import asyncio
 import selectors
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -25,6 +25,7 @@ class ManualClock:
         self.now = checks.number("now", now, "a number of seconds")
 
     def __call__(self) -> float:
+        """Seconds, as they were last set."""
         return self.now
 
     def advance(self, seconds: float) -> None:
@@ -76,7 +77,7 @@ class ScriptedDependency:
 
 
 @contextmanager
-def record_events(breaker: CircuitBreaker, *, calls: bool = False) -> Iterator[list[Event]]:
+def record_events(breaker: CircuitBreaker, *, calls: bool = False) -> Generator[list[Event]]:
     """The breaker's events during a block, as a list that grows."""
     events: list[Event] = []
     unsubscribe = breaker.subscribe(events.append, calls=calls)
@@ -87,7 +88,7 @@ def record_events(breaker: CircuitBreaker, *, calls: bool = False) -> Iterator[l
 
 
 @contextmanager
-def in_state(breaker: CircuitBreaker, state: State) -> Iterator[CircuitBreaker]:
+def in_state(breaker: CircuitBreaker, state: State) -> Generator[CircuitBreaker]:
     """The breaker in this state for a block; afterwards it is closed, with fresh counts."""
     orders: dict[State, Callable[[], None]] = {
         State.CLOSED: breaker.reset,
@@ -108,8 +109,8 @@ def in_state(breaker: CircuitBreaker, state: State) -> Iterator[CircuitBreaker]:
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop in which waiting takes no time: when nothing is ready, its clock jumps to the next timer.
 
-    For trio use `trio.testing.MockClock(autojump_threshold=0)`. In both, give breakers `clock=anyio.current_time`. Not for tests
-    with real sockets or threads.
+    For trio use `trio.testing.MockClock(autojump_threshold=0)`. In both, give breakers `clock=anyio.current_time`. Not for
+    tests with real sockets or threads.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """What is timed: every way in, closed and succeeding, and the paths beside it, each with the bar it must stay under."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiobreaker import CircuitBreaker, ConsecutiveFailures, FailureRate, LastCalls, LastSeconds, SlowCallRate
@@ -16,7 +17,7 @@ IN_FLIGHT = SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_ca
 NEVER = FailureRate(1.0, LastCalls(1_000_000), minimum_calls=1_000_000)
 NEVER_SLOW = NEVER | SLOW_TIME
 
-Awaitables = Callable[..., Awaitable[Any]]
+Awaitables = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def breaker(trip: Any = COUNT, **settings: Any) -> CircuitBreaker:
@@ -63,10 +64,8 @@ def mixed(fn_ok: Awaitables, fn_fail: Awaitables) -> Awaitables:
         if turn % 20:
             await fn_ok()
             return
-        try:
+        with contextlib.suppress(ValueError):
             await fn_fail()
-        except ValueError:
-            pass
 
     return step
 

@@ -18,8 +18,8 @@ from aiobreaker import (
     Outcome,
     State,
     StateChanged,
-    TrialsForfeited,
     Trials,
+    TrialsForfeited,
 )
 from aiobreaker.testing import Answer, ScriptedDependency, record_events
 

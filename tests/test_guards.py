@@ -258,7 +258,7 @@ async def test_inside_a_block_the_caller_may_decide() -> None:
     with pytest.raises(CircuitOpenError) as refusal:
         async with breaker.guard():
             pytest.fail("the block of a refused call never runs")
-    assert str(refusal.value.last_failure) == "int: 503"
+    assert str(refusal.value.last_failure) == "result: 503"
 
 
 async def test_one_guard_object_guards_one_block_at_a_time() -> None:

@@ -129,7 +129,7 @@ def test_schedules_of_nothing() -> None:
 
 @pytest.mark.parametrize("other", [5, None, "slow", any])
 def test_only_conditions_can_be_joined(other: Any) -> None:
-    with pytest.raises(TypeError, match="trip must be a condition, or conditions joined by |"):
+    with pytest.raises(TypeError, match=r"trip must be a condition, or conditions joined by \|"):
         ConsecutiveFailures(5) | other
 
 
@@ -139,7 +139,8 @@ def test_joined_conditions_are_flat_and_read_as_a_sentence() -> None:
     assert any_of(failures | slow) == any_of(*failures.conditions, slow)
     assert slow | failures == any_of(slow, *failures.conditions)
     assert str(ConsecutiveFailures(5) | failures | slow) == (
-        "5 failures in a row, or 3 failures in the last 60 seconds, or 50.0% of at least 10 calls failed, in the last 10 calls, "
+        "5 failures in a row, or 3 failures in the last 60 seconds, "
+        "or 50.0% of at least 10 calls failed, in the last 10 calls, "
         "or 80.0% of at least 10 calls took 2 s or longer, in the last 10 calls"
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 
 class Outcome(StrEnum):
@@ -29,7 +29,7 @@ def _matcher(argument: str, rule: object) -> Callable[[BaseException], bool]:
         return lambda error: isinstance(error, types)
     if not callable(rule):
         raise TypeError(f"{argument} must be exception types or a function of the exception, not {rule!r}")
-    return rule
+    return cast("Callable[[BaseException], bool]", rule)
 
 
 class Judge:

@@ -183,15 +183,13 @@ Tally = StreakTally | CountTally | RateTally | SlowTally
 
 def tally(condition: Condition, origin: int = 0) -> Tally:
     """An empty tally for this condition; calls up to number `origin` do not count."""
-    match condition:
-        case ConsecutiveFailures():
-            return StreakTally(condition, origin)
-        case FailureCount():
-            return CountTally(condition, origin)
-        case FailureRate():
-            return RateTally(condition, origin)
-        case SlowCallRate():
-            return SlowTally(condition, origin)
+    if isinstance(condition, ConsecutiveFailures):
+        return StreakTally(condition, origin)
+    if isinstance(condition, FailureCount):
+        return CountTally(condition, origin)
+    if isinstance(condition, FailureRate):
+        return RateTally(condition, origin)
+    return SlowTally(condition, origin)
 
 
 def _horizon(condition: FailureRate | SlowCallRate, number: int, memory: Memory, newest: int, more: int) -> float:

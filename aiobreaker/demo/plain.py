@@ -2,6 +2,8 @@
 
 import sys
 import textwrap
+from types import TracebackType
+from typing import Self
 
 from ..breaker import Snapshot
 from .record import Entry, Record
@@ -12,6 +14,12 @@ _WIDTH = 80
 
 class Silent:
     """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Nothing to clean up."""
 
     def tell(self, entry: Entry) -> None:
         """Take no notice."""
@@ -28,10 +36,12 @@ class Lines(Silent):
 
     def tell(self, entry: Entry) -> None:
         """Write the line."""
-        _write(f"{entry.at:6.2f} s  {entry.who}  {entry.what}")
+        _write(f"{entry.at:6.2f} s  {entry.who:7}  {entry.what}")
 
     def finish(self, record: Record) -> None:
         """Write the table."""
+        if not record.sent:
+            return
         _write("")
         for line in table(record):
             _write(line)

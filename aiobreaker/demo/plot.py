@@ -1,9 +1,8 @@
 """The plot of the demo: which outages come, when, and the settings that its length asks for. It knows nothing of I/O."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
-from random import Random
 
 from ..breaker import CircuitBreaker
 from ..core.conditions import FailureRate, SlowCallRate
@@ -13,10 +12,12 @@ from ..core.windows import LastSeconds
 
 DEFAULT_DURATION = 20.0  # seconds
 LEAST_DURATION = 8.0  # below this an outage is over before enough calls have seen it
+MOST_DURATION = 300.0
 CALLS_PER_SECOND = 40
 CALLER_TIMEOUT = 0.8  # seconds
 SLOW_AFTER = 0.25  # seconds
 TRIP_RATE = 0.5
+TRIALS = 2
 
 
 class Fault(StrEnum):
@@ -48,8 +49,9 @@ class Plot:
     duration: float = DEFAULT_DURATION
 
     def __post_init__(self) -> None:
-        if not isfinite(self.duration) or self.duration < LEAST_DURATION:
-            raise ValueError(f"must be a finite number of seconds, at least {LEAST_DURATION:g}, not {self.duration:g}")
+        if not LEAST_DURATION <= self.duration <= MOST_DURATION:
+            allowed = f"at least {LEAST_DURATION:g} and at most {MOST_DURATION:g} seconds"
+            raise ValueError(f"must be {allowed}, not {self.duration:g}")
 
     @property
     def share(self) -> float:
@@ -81,7 +83,7 @@ class Plot:
         """Seconds that the circuit stays open before it tries again."""
         return 0.16 * self.share
 
-    def breaker(self, failure_on: ErrorRule, failure_if: ResultRule, random: Random) -> CircuitBreaker:
+    def breaker(self, failure_on: ErrorRule, failure_if: ResultRule, random: Callable[[], float]) -> CircuitBreaker:
         """The breaker under show."""
         window = LastSeconds(self.window)
         return CircuitBreaker(
@@ -89,8 +91,8 @@ class Plot:
             trip=FailureRate(TRIP_RATE, window, minimum_calls=10)
             | SlowCallRate(TRIP_RATE, SLOW_AFTER, window, minimum_calls=10, count_in_flight=True),
             open_for=self.open_for,
-            trials=Trials(2),
+            trials=Trials(TRIALS),
             failure_on=failure_on,
             failure_if=failure_if,
-            random=random.random,
+            random=random,
         )

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -118,12 +118,12 @@ class ServiceProcess:
                 self.port = int(port)
             case ["payment", number]:
                 self.reached.add(int(number))
-            case [_, *_]:
-                self._last_words = line
+            case _:
+                self._last_words = line or self._last_words
 
 
 @asynccontextmanager
-async def serving(healthy: Healthy, seed: int) -> AsyncIterator[ServiceProcess]:
+async def serving(healthy: Healthy, seed: int) -> AsyncGenerator[ServiceProcess, None]:
     """The service, up and well; at the end of the block it is gone."""
     async with anyio.create_task_group() as tasks:
         service = ServiceProcess(tasks, healthy, seed)

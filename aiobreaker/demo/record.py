@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
-from time import monotonic
 
 from ..core.eras import State
 from ..events import Event, EventsLost, StateChanged
+from .clock import now
 from .plot import Fault, Plot
 
 
@@ -63,7 +63,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the story: who did what, so many seconds after the beginning. `state` is the circuit's new one, if it is new."""
+    """One line of the story: who did what, so many seconds after the beginning. `state` is what the circuit has come to."""
 
     at: float
     who: str
@@ -80,21 +80,22 @@ class Record:
     seed: int
     backend: str
     tell: Callable[[Entry], object]
-    began_at: float = field(default_factory=monotonic)
+    began_at: float = field(default_factory=now)
     ended_at: float | None = None
     interrupted_by: int | None = None
-    calls: list[Call] = field(default_factory=list)
-    endings: Counter[Ending] = field(default_factory=Counter)
+    calls: list[Call] = field(default_factory=list[Call])
+    endings: Counter[Ending] = field(default_factory=Counter[Ending])
+    service_url: str | None = None
     sent: int = 0
-    reached: set[int] = field(default_factory=set)
-    outages: list[Outage] = field(default_factory=list)
-    events: list[StateChanged] = field(default_factory=list)
-    story: list[Entry] = field(default_factory=list)
+    reached: set[int] = field(default_factory=set[int])
+    outages: list[Outage] = field(default_factory=list[Outage])
+    events: list[StateChanged] = field(default_factory=list[StateChanged])
+    story: list[Entry] = field(default_factory=list[Entry])
 
     @property
     def elapsed(self) -> float:
         """Seconds from the beginning to now, or to the end."""
-        return (monotonic() if self.ended_at is None else self.ended_at) - self.began_at
+        return (now() if self.ended_at is None else self.ended_at) - self.began_at
 
     @property
     def outage(self) -> Outage | None:
@@ -103,7 +104,7 @@ class Record:
 
     def note(self, who: str, what: str, at: float | None = None, *, state: State | None = None, broken: bool = False) -> None:
         """Add a line to the story."""
-        entry = Entry((monotonic() if at is None else at) - self.began_at, who, what, state, broken)
+        entry = Entry((now() if at is None else at) - self.began_at, who, what, state, broken)
         self.story.append(entry)
         self.tell(entry)
 
@@ -114,13 +115,13 @@ class Record:
 
     def breaks(self, fault: Fault) -> None:
         """The service is being broken now."""
-        self.outages.append(Outage(fault, monotonic()))
+        self.outages.append(Outage(fault, now()))
         self.note("service", fault.told, self.outages[-1].broken_at, broken=True)
 
     def mended(self) -> None:
         """The service is well again. A circuit that has closed by now has found out before us."""
         if self.outage is not None:
-            self.outage.mended_at = min(monotonic(), self.outage.recovered_at or inf)
+            self.outage.mended_at = min(now(), self.outage.recovered_at or inf)
             self.note("service", "is well again", self.outage.mended_at)
 
     def saw(self, event: Event) -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .plot import CALLER_TIMEOUT, CALLS_PER_SECOND, SLOW_AFTER, TRIP_RATE
+from .plot import CALLER_TIMEOUT, CALLS_PER_SECOND, SLOW_AFTER, TRIALS, TRIP_RATE
 from .record import Call, Ending, Outage, Record
 
 HEADER = ("Outage", "Sent", "Fine", "Slow", "Failed", "Refused", "Waiting\nsaved", "Time to\ndetect", "Time to\nrecover")
 CAPTION = (
     "Waiting saved: calls refused while the service was down, times the mean wait of that outage's slow and failed calls. "
-    "Time to detect: from the breaking of the service to OPEN; to recover: from its mending to CLOSED. In the total, their means."
+    "Time to detect: from the breaking of the service to OPEN. Time to recover: from its mending to CLOSED. "
+    "The last row has their means."
 )
 
 _PACKAGES = ("aiobreaker", "anyio", "httpx2", "rich", "starlette", "trio", "uvicorn")
@@ -20,7 +21,7 @@ _PACKAGES = ("aiobreaker", "anyio", "httpx2", "rich", "starlette", "trio", "uvic
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `in_vain` are refusals after the service was well again; `wait` is what a bad call cost its caller."""
+    """One line of the table. `in_vain` are refusals after the service was well again; `wait` is the mean of the bad calls."""
 
     name: str
     sent: int
@@ -38,17 +39,18 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """What stands in the table."""
         counts = (self.sent, self.fine, self.slow, self.failed, self.refused)
-        return (self.name, *map(str, counts), *map(_seconds, (self.saved, self.detect, self.recover)))
+        saved = "-" if self.saved is None else f"{self.saved:.1f} s"
+        return (self.name, *map(str, counts), saved, _seconds(self.detect), _seconds(self.recover))
 
 
 def rows(record: Record) -> tuple[list[Row], Row, Row]:
     """A row for each outage, one for the times between them, and the total."""
     left = list(record.calls)
-    outages = []
+    outages: list[Row] = []
     for outage in record.outages:
         outages.append(_row(outage, [call for call in left if outage.touches(call)]))
         left = [call for call in left if not outage.touches(call)]
-    between = _counted("in between", left)
+    between = Row(**_counts("in between", left))
     total = Row(
         **_counts("total", record.calls),
         in_vain=sum(row.in_vain for row in outages),
@@ -73,10 +75,6 @@ def _row(outage: Outage, calls: Sequence[Call]) -> Row:
     )
 
 
-def _counted(name: str, calls: Sequence[Call]) -> Row:
-    return Row(**_counts(name, calls))
-
-
 def _counts(name: str, calls: Sequence[Call]) -> dict[str, Any]:
     counts = {ending.value: sum(call.ending is ending for call in calls) for ending in Ending}
     return {"name": name, "sent": len(calls), **counts}
@@ -99,6 +97,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "backend": record.backend,
         "seed": record.seed,
         "interrupted": record.interrupted_by is not None,
+        "service_url": record.service_url,
         "elapsed": _rounded(record.elapsed),
         "totals": {
             **_numbers(total),
@@ -107,9 +106,7 @@ def as_json(record: Record) -> dict[str, Any]:
             "reached_service": len(record.reached),
             "refused_but_reached_service": len(refused & record.reached),
         },
-        "outages": [
-            _numbers(row) | _moments(record, outage) for row, outage in zip(outages, record.outages, strict=True)
-        ],
+        "outages": [_numbers(row) | _moments(record, outage) for row, outage in zip(outages, record.outages, strict=True)],
         "in_between": _numbers(between),
         "events": [
             {
@@ -160,7 +157,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "slow_after": SLOW_AFTER,
         "window": record.plot.window,
         "open_for": record.plot.open_for,
-        "trials": 2,
+        "trials": TRIALS,
     }
 
 

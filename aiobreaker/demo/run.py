@@ -2,10 +2,9 @@
 
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from random import Random
-from time import monotonic
 from typing import Protocol
 
 import anyio
@@ -14,6 +13,7 @@ from ..breaker import CircuitBreaker, Snapshot
 from ..core.eras import State
 from ..hub import EventStream
 from . import traffic
+from .clock import now, sleep_until
 from .plot import Fault
 from .process import ServiceProcess, serving
 from .record import Record
@@ -40,20 +40,20 @@ async def perform(record: Record, picture: Picture) -> None:
         async with _stage(record, picture) as (breaker, service):
             for fault in Fault:
                 await _act(record, breaker, service, fault)
-            await anyio.sleep(record.began_at + record.plot.duration - monotonic())
+            await sleep_until(record.began_at + record.plot.duration)
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def _stage(record: Record, picture: Picture) -> AsyncIterator[tuple[CircuitBreaker, ServiceProcess]]:
+async def _stage(record: Record, picture: Picture) -> AsyncGenerator[tuple[CircuitBreaker, ServiceProcess], None]:
     """Everything up and running for the length of a block; at its end the callers stop and their last calls are waited for."""
     random = Random(record.seed)
-    breaker = record.plot.breaker(traffic.FAILURE_ON, traffic.failure_if, random)
+    breaker = record.plot.breaker(traffic.FAILURE_ON, traffic.failure_if, random.random)
     async with traffic.callers(random, record) as callers:
         try:
             async with serving(callers.healthy, record.seed) as service, breaker.events() as events:
-                record.reached = service.reached
-                record.began_at = monotonic()
+                record.service_url, record.reached = service.url, service.reached
+                record.began_at = now()
                 record.note("service", f"serves payments at {service.url} (process {service.pid})")
                 async with anyio.create_task_group() as background:
                     background.start_soon(_listen, events, record)
@@ -64,17 +64,17 @@ async def _stage(record: Record, picture: Picture) -> AsyncIterator[tuple[Circui
                         callers.stopped = True
                     background.cancel_scope.cancel()
         finally:
-            record.ended_at = monotonic()
+            record.ended_at = now()
 
 
 async def _act(record: Record, breaker: CircuitBreaker, service: ServiceProcess, fault: Fault) -> None:
     """One outage, from a while before it until the circuit is closed again."""
     plot = record.plot
-    begins = record.began_at + len(record.outages) * plot.share
-    await anyio.sleep(begins + plot.fine - monotonic())
+    begins = max(now(), record.began_at + len(record.outages) * plot.share)
+    await sleep_until(begins + plot.fine)
     record.breaks(fault)
     await service.break_down(fault)
-    await anyio.sleep(begins + plot.fine + plot.broken - monotonic())
+    await sleep_until(begins + plot.fine + plot.broken)
     await service.mend()
     record.mended()
     with anyio.move_on_after(plot.patience):

@@ -5,20 +5,27 @@ import json
 import os
 import signal
 import sys
+from types import TracebackType
 from typing import Protocol
 
 import anyio
 
 from .plain import Lines, Silent
-from .plot import DEFAULT_DURATION, Plot
+from .plot import Plot
 from .process import ServiceError
 from .record import Entry, Record
-from .run import Picture, perform
 from .report import as_json
+from .run import Picture, perform
 
 
 class Display(Picture, Protocol):
     """What the demo is shown with."""
+
+    def __enter__(self) -> object:
+        """Take the terminal."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Give it back."""
 
     def tell(self, entry: Entry) -> object:
         """One more line of the story."""
@@ -29,30 +36,38 @@ class Display(Picture, Protocol):
 
 def show(options: argparse.Namespace) -> int:
     """Run the demo as asked; the answer is the exit status."""
+    parser: argparse.ArgumentParser = options.parser
     try:
-        plot = Plot(DEFAULT_DURATION if options.duration is None else options.duration)
+        plot = Plot(options.duration)
     except ValueError as error:
-        options.parser.error(f"argument --duration: {error}")
+        parser.error(f"argument --duration: {error}")
     display = _display(options)
     record = Record(plot, options.seed, options.backend, display.tell)
-    status = _run(record, display)
-    if status != 1:
-        display.finish(record)
+    status = 0
+    try:
+        status = _run(record, display)
         if options.json:
             sys.stdout.write(json.dumps(as_json(record), indent=2) + "\n")
+        sys.stdout.flush()
+    except* ServiceError as errors:
+        sys.stderr.write(f"aiobreaker demo: {_first(errors)}\n")
+        status = 1
+    except* BrokenPipeError:  # nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     return status
 
 
 def _run(record: Record, display: Display) -> int:
-    status = 0
     try:
-        anyio.run(perform, record, display, backend=record.backend)
-    except* ServiceError as errors:
-        sys.stderr.write(f"aiobreaker demo: {_first(errors)}\n")
-        status = 1
+        with display:
+            anyio.run(perform, record, display, backend=record.backend)
     except* KeyboardInterrupt:
         record.interrupted_by = signal.SIGINT
-    return 128 + record.interrupted_by if record.interrupted_by else status
+    if record.interrupted_by is not None:
+        record.note("demo", "interrupted")
+    display.finish(record)
+    return 128 + record.interrupted_by if record.interrupted_by else 0
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

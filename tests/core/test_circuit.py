@@ -11,7 +11,7 @@ from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Exponential, Fixed, Schedule, Steps
 from aiobreaker.core.windows import LastCalls, LastSeconds
 
-S, F, I, C = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
+S, F, N, C = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
 
 
 class Bench:
@@ -19,7 +19,7 @@ class Bench:
 
     def __init__(
         self,
-        trip: object = ConsecutiveFailures(2),  # noqa: B008 - frozen
+        trip: object = ConsecutiveFailures(2),
         *,
         schedule: Schedule = Fixed(10.0),  # noqa: B008 - frozen
         jitter: float = 0.0,
@@ -130,7 +130,7 @@ def test_no_more_trials_run_than_slots_and_no_more_are_wanted_than_count() -> No
     assert bench.state is State.CLOSED
 
 
-@pytest.mark.parametrize("neutral", [I, C])
+@pytest.mark.parametrize("neutral", [N, C])
 def test_a_neutral_trial_gives_its_slot_back_and_too_many_re_open(neutral: Outcome) -> None:
     bench = Bench(trials=Trials(2)).half_opened()
     bench.run(S, neutral, neutral, neutral)
@@ -248,10 +248,10 @@ def test_a_hint_opens_for_exactly_its_time_in_closed_and_half_open() -> None:
 
 def test_a_hint_on_an_ignored_call_counts_too() -> None:
     bench = Bench()
-    bench.end(bench.start(), I, hint=4.0)
+    bench.end(bench.start(), N, hint=4.0)
     assert bench.refused().retry_after == 4.0
     bench.now += 4.0
-    bench.end(bench.start(), I, hint=2.0)
+    bench.end(bench.start(), N, hint=2.0)
     assert bench.refused().retry_after == 2.0
 
 
@@ -320,7 +320,7 @@ def test_a_running_slow_call_counts_once_whatever_its_end() -> None:
     bench.now = 6.0
     bench.start()
     assert _slow(bench) == (3, 4)
-    bench.end(ignored, I)
+    bench.end(ignored, N)
     assert _slow(bench) == (2, 3)
 
 
@@ -338,7 +338,7 @@ def test_two_thresholds_in_flight_are_kept_apart() -> None:
         bench.now = now
         permits.append(bench.start())
     assert [reading.count for reading in bench.circuit.readings(bench.now)] == [1, 3]
-    bench.end(permits[0], I)
+    bench.end(permits[0], N)
     assert [reading.count for reading in bench.circuit.readings(bench.now)] == [0, 2]
 
 
@@ -365,7 +365,7 @@ def test_forced_open_and_disabled_and_back() -> None:
     bench.now = 1e9
     assert bench.refused() == Refusal(State.FORCED_OPEN, "maintenance", None)
     bench.circuit.let_flow(bench.now, State.DISABLED, "disabled")
-    bench.run(F, F, F, S, I, C)
+    bench.run(F, F, F, S, N, C)
     bench.end(bench.start(), F, hint=5.0)
     assert bench.state is State.DISABLED
     assert bench.circuit.readings(bench.now) == ()
@@ -384,7 +384,7 @@ def test_metrics_only_records_and_says_what_it_would_have_done() -> None:
     shadows = [entry for entry in bench.circuit.log if isinstance(entry, Transition) and entry.shadow]
     assert [(shadow.new, shadow.cause, shadow.open_for) for shadow in shadows] == [(State.OPEN, Cause.TRIPPED, 10.0)]
     bench.now = 5.0
-    bench.run(F, F, F, C, I)
+    bench.run(F, F, F, C, N)
     bench.end(bench.start(), F, hint=3.0)
     assert len(bench.circuit.log) == 2, "quiet while it would be open"
     bench.now = 10.0
@@ -560,7 +560,7 @@ def test_reconfigure_takes_nothing_over_between_failures_and_slowness() -> None:
     bench = Bench(FailureRate(1.0, LastCalls(10), minimum_calls=9))
     bench.run(F, F, F)
     reconfigured(bench, SlowCallRate(1.0, 1.0, LastCalls(10), minimum_calls=2) | ConsecutiveFailures(9))
-    assert [(reading.count, reading.calls) for reading in bench.circuit.readings(0.0)][0] == (0, 0)
+    assert next((reading.count, reading.calls) for reading in bench.circuit.readings(0.0)) == (0, 0)
 
 
 def test_reconfigure_keeps_calls_in_flight_and_slow_cancellations() -> None:
