@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from . import fallbacks, guards
 from .core import checks
@@ -17,6 +17,7 @@ from .core.schedules import Schedule
 from .core.tallies import Reading
 from .errors import CircuitOpenError, FailureSummary
 from .events import Event, Reconfigured, StateChanged
+from .fallbacks import LastGood
 from .gate import Gate
 from .guards import Guard, GuardedStream, HeldPermit
 from .hub import EventStream
@@ -26,6 +27,10 @@ from .settings import Changes, Hint, Probe, Settings, Trip
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
+F = TypeVar("F")
+
+F_co = TypeVar("F_co", covariant=True)
+Errors = type[Exception] | tuple[type[Exception], ...]
 
 DEFAULT_TRIP = ConsecutiveFailures(5)
 
@@ -51,6 +56,14 @@ class Snapshot:
     totals: Totals
     transitions: int
     last_failure: FailureSummary | None
+
+
+class FallbackDecorator(Protocol[F_co]):
+    """A decorator that keeps a function's arguments, and adds the fallback's type to its result."""
+
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T | F_co]]:
+        """Guard this async function."""
+        ...
 
 
 class CircuitBreaker:
@@ -191,7 +204,16 @@ class CircuitBreaker:
         """
         return GuardedStream(self._gate, source, checks.wait("max_wait", max_wait), first_item_timeout, stall_timeout)
 
-    def with_fallback(self, fallback: Any, *, on: type[Exception] | tuple[type[Exception], ...] = CircuitOpenError) -> Any:
+    @overload
+    def with_fallback(self, fallback: LastGood, *, on: Errors = ...) -> "FallbackDecorator[Never]": ...
+    @overload
+    def with_fallback(self, fallback: Callable[..., Awaitable[F]], *, on: Errors = ...) -> "FallbackDecorator[F]": ...
+    @overload
+    def with_fallback(self, fallback: Callable[..., F], *, on: Errors = ...) -> "FallbackDecorator[F]": ...
+    @overload
+    def with_fallback(self, fallback: F, *, on: Errors = ...) -> "FallbackDecorator[F]": ...
+
+    def with_fallback(self, fallback: Any, *, on: Errors = CircuitOpenError) -> Any:
         """A decorator that guards an async function, and answers in place of the errors in `on` (default: refusals).
 
         `fallback` is a value, or a function, sync or async, of the error and the call's own arguments, or `LastGood(...)`.

@@ -38,7 +38,7 @@ async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
 
 async def main() -> None:
     """Sixty orders, the middle third of them while the payment service is down."""
-    global down
+    global down  # noqa: PLW0603 - the example's switch
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch)
         for order in range(60):

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import anyio
@@ -259,7 +259,7 @@ async def test_a_refusal_further_in_says_nothing_about_the_dependency() -> None:
     inner, outer = CircuitBreaker("inner"), CircuitBreaker("outer", trip=ConsecutiveFailures(1))
     inner.force_open()
     for ignore in ((), OSError, lambda error: False):
-        outer.reconfigure(ignore=ignore)  # type: ignore[arg-type]
+        outer.reconfigure(ignore=ignore)
         with pytest.raises(CircuitOpenError) as refusal:
             await outer.call(inner.call, fine)
         assert refusal.value.name == "inner"
@@ -372,7 +372,7 @@ async def test_a_wait_that_cannot_be(max_wait: object) -> None:
         breaker.stream(_numbers(), max_wait=max_wait)  # type: ignore[arg-type]
 
 
-async def _numbers():  # type: ignore[no-untyped-def]
+async def _numbers() -> AsyncIterator[int]:
     yield 1
 
 

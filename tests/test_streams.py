@@ -168,7 +168,7 @@ async def test_bad_use_is_named() -> None:
         breaker.stream([1, 2])  # type: ignore[arg-type]
     for argument in ("first_item_timeout", "stall_timeout"):
         with pytest.raises(ValueError, match=f"{argument} must be a finite number of seconds above 0, not 0"):
-            breaker.stream(Iterator(), **{argument: 0})  # type: ignore[arg-type]
+            breaker.stream(Iterator(), **{argument: 0})
     with pytest.raises(RuntimeError, match="open the stream first"):
         await anext(breaker.stream(Iterator()))
 
