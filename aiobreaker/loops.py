@@ -49,10 +49,13 @@ class PerLoop(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._shares)
 
-    def take_all(self) -> list[tuple[object, T]]:
-        """All of them, each with its loop; from here on users get new ones."""
+    def take_all(self) -> list[tuple[object, T, int]]:
+        """All of them, each with its loop and the number of its users; from here on users get new ones."""
         shares, self._shares = self._shares, {}
-        return [(loop, share.primitive) for loop, share in shares.items()]
+        return [(loop, share.primitive, share.users) for loop, share in shares.items()]
+
+
+_FEW = 16  # to wake more, the loop is asked to do it: a guarded call must not be held up by its observers
 
 
 class Bell:
@@ -72,8 +75,8 @@ class Bell:
         if not self._ears:
             return
         here = _running_loop()
-        for loop, event in self._ears.take_all():
-            if loop is here:
+        for loop, event, waiting in self._ears.take_all():
+            if loop is here and waiting <= _FEW:
                 event.set()
             else:
                 _call_in(loop, event.set)

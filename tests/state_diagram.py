@@ -35,9 +35,8 @@ Besides, each state, `FORCED_OPEN`, `DISABLED` and `METRICS_ONLY` included, can 
 to any other. In `METRICS_ONLY` nothing leads to `OPEN`: there a condition that is met is a `WouldOpen` event.
 
 Every arrow begins a new **era**. An admitted call belongs to the era that admitted it and reports to that one; when the era
-is over, its result changes nothing (it is still an event, `late=True`). So a late success cannot close an open circuit, a late failure
-cannot end a round of trials, and a late cancellation gives out no slot. Reading the state never changes it.
-"""
+is over, its result changes nothing (it is still an event, `late=True`). So a late success cannot close an open circuit, a
+late failure cannot end a round of trials, and a late cancellation gives out no slot. Reading the state never changes it. """
 
 STIMULI = ["success", "failure", "cancelled", "hint", "hang", "wait"]
 
