@@ -257,16 +257,16 @@ class CircuitBreaker:
         """Hold the circuit open for the length of a block, for maintenance; afterwards it is as it was found.
 
         Blocks may overlap: the last one that ends releases. With `drain`, the block begins when no admitted call is in flight
-        any more. An order given inside the block (`reset()`, say) ends the hold.
+        any more. An order given meanwhile (`reset()`, say) ends the hold, and the wait.
         """
         circuit = self._gate.circuit
         hold = self._gate.command(lambda now: circuit.hold(now, reason))
         try:
             if drain:
-                await self._gate.drain()
+                await self._gate.drain(hold)
             yield
         finally:
-            self._gate.command(lambda now: circuit.release(hold, now))
+            self._gate.at_once_or_later(lambda: self._gate.command(lambda now: circuit.release(hold, now)))
 
     def reconfigure(self, **changes: Unpack[Changes]) -> None:
         """Change settings in use. The state stays, and what was remembered, as far as it has a meaning under the new ones.

@@ -6,6 +6,7 @@ be awaited around a transition runs under the breaker's anyio lock. No user code
 
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 import anyio
@@ -17,9 +18,9 @@ from .core.outcomes import Outcome
 from .errors import CircuitOpenError, FailureSummary
 from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, WouldOpen
 from .hub import EventHub
-from .locking import LOCK
-from .loops import Bell, PerLoop
-from .settings import Settings
+from .locking import LOCK, interrupted
+from .loops import Bell, PerLoop, call_soon
+from .settings import Settings, Shape
 
 Pass = Permit | Flowing
 """What an admitted call holds: a permit of its own, or the era that all calls share."""
@@ -32,8 +33,8 @@ class Gate:
 
     __slots__ = (
         "_errands",
+        "_later",
         "_line",
-        "_orphans",
         "changed",
         "circuit",
         "clock",
@@ -55,14 +56,22 @@ class Gate:
         self.waiting = 0
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
-        self._orphans: list[tuple[Pass, Outcome]] = []
+        self._later: list[Callable[[], object]] = []
         self.show_door()
 
     def show_door(self) -> None:
-        """Let guards pass by themselves, unless single calls are watched or results must be judged."""
+        """Let guards pass by themselves, unless single calls are watched."""
+        self.at_once_or_later(self._show_door)
+
+    def _show_door(self) -> None:
         with LOCK:
             self.circuit.personal = self.hub.wants_calls
             self.circuit.open_door()
+
+    @property
+    def judges(self) -> bool:
+        """Whether results must be looked at."""
+        return self.settings.shape is Shape.JUDGED
 
     # -- in
 
@@ -98,23 +107,25 @@ class Gate:
 
     async def admit_patiently(self, max_wait: float) -> Permit:
         """Admit one call, after waiting in line for up to `max_wait` seconds if need be."""
-        if not self.waiting or not max_wait:
+        if not max_wait or not self.waiting or self._too_far(max_wait):
             try:
                 return self.admit() or await self.admit_slowly()
             except CircuitOpenError:
                 if not max_wait or self._too_far(max_wait):
                     raise
         if self.waiting >= self.settings.max_waiters:
-            raise self._refuse_here(f"{self.waiting} callers are waiting already")
+            raise await self._refuse_slowly(f"{self.waiting} callers are waiting already")
         self.waiting += 1
         try:
             with anyio.move_on_after(max_wait):
                 return await self._stand_in_line()
         finally:
             self.waiting -= 1
-        raise self._refuse_here(f"no admission within {max_wait:g} s: {self.circuit.era.reason}")
+        raise await self._refuse_slowly(f"no admission within {max_wait:g} s: {self.circuit.era.reason}")
 
-    def _refuse_here(self, reason: str) -> CircuitOpenError:
+    async def _refuse_slowly(self, reason: str) -> CircuitOpenError:
+        if not (self.circuit.era.refused + 1) % _YIELD_EVERY:
+            await anyio.lowlevel.checkpoint()
         now = self.clock()
         return self.refuse(Refusal(self.circuit.era.state, reason, self.circuit.retry_after(now)), now)
 
@@ -139,12 +150,18 @@ class Gate:
 
     def ask(self, now: float) -> Permit | Refusal:
         """The circuit's own answer."""
+        if self._later:
+            self.catch_up()
         with LOCK:
-            changed = self._settle_orphans(now)
             answer = self.circuit.admit(now)
-            changed = self._note_log() or changed
+            changed = self._note_log()
         if changed:
-            self._tell()
+            try:
+                self._tell()
+            except BaseException:  # an observer was interrupted
+                if isinstance(answer, Permit):
+                    self.drop(answer)
+                raise
         return answer
 
     def refuse(self, refusal: Refusal, now: float) -> CircuitOpenError:
@@ -169,8 +186,7 @@ class Gate:
         outcome, subject, hint = self.verdict(permit, result, began)
         if outcome is Outcome.SUCCESS and hint is None and isinstance(permit, Flowing) and began is not None:
             now = self.clock()
-            n = permit.n + 1
-            if now - began < permit.slow_after and n < permit.horizon and now < permit.roll_at:
+            if now - began < permit.slow_after and now < permit.roll_at and (n := permit.n + 1) < permit.horizon:
                 permit.n = n
                 return
         self.settle(permit, outcome, subject, hint, began)
@@ -201,26 +217,22 @@ class Gate:
         with LOCK:
             self.circuit.answered(permit, self.clock())
 
-    def drop(self, permit: Pass, outcome: Outcome = Outcome.IGNORED) -> None:
-        """A call was dropped before its end. This may run in a finaliser, at any moment: it never waits for the lock."""
-        self._orphans.append((permit, outcome))
-        if not LOCK.acquire(blocking=False):
-            return  # whoever holds it, or comes next, settles it
-        try:
-            self._settle_orphans(self.clock())
-        finally:
-            LOCK.release()
-        self.changed.ring()
+    def drop(self, permit: Pass, outcome: Outcome = Outcome.IGNORED, subject: object = None) -> None:
+        """A call has ended, or was dropped before its end, perhaps by the garbage collector."""
+        self.at_once_or_later(partial(self.settle, permit, outcome, subject))
 
-    def _settle_orphans(self, now: float) -> bool:
-        """End the calls that were dropped. Under the lock. True if there were any."""
-        if not self._orphans:
-            return False
-        while self._orphans:
-            permit, outcome = self._orphans.pop()
-            if isinstance(permit, Flowing) or not permit.settled:
-                self.circuit.settle(permit, outcome, now, now if isinstance(permit, Flowing) else permit.began)
-        return True
+    def at_once_or_later(self, action: Callable[[], object]) -> None:
+        """Do it at once; but if this is a finaliser in the middle of a transition, as soon as that is over."""
+        if not interrupted():
+            action()
+            return
+        self._later.append(action)
+        call_soon(self.catch_up)
+
+    def catch_up(self) -> None:
+        """Do what finalisers have left to be done."""
+        while self._later:
+            self._later.pop(0)()
 
     def settle(
         self,
@@ -261,6 +273,7 @@ class Gate:
 
     def command(self, order: Callable[[float], object]) -> object:
         """Carry out an order to the circuit, and tell what it changed."""
+        self.catch_up()
         with LOCK:
             answer = order(self.clock())
             self._note_log()
@@ -301,7 +314,10 @@ class Gate:
             async with errands:
                 now = self.clock()
                 permit = self.ask(now) if self.circuit.wants_trial(now) else None
-                if not isinstance(permit, Permit) or not isinstance(permit.era, HalfOpen):
+                if not isinstance(permit, Permit):
+                    return
+                if not isinstance(permit.era, HalfOpen):  # closed in the meantime, from another thread
+                    self.drop(permit)
                     return
                 assert self.settings.probe is not None
                 try:
@@ -315,13 +331,13 @@ class Gate:
                 else:
                     self.settle(permit, Outcome.SUCCESS if back else Outcome.FAILURE, back)
 
-    async def drain(self) -> None:
-        """Wait until no admitted call is in flight."""
+    async def drain(self, hold: object) -> None:
+        """Wait until the calls from before this hold have ended, or the hold itself."""
         with self._errands.borrow() as errands:
             async with errands:
                 while True:
                     with self.changed.heard() as changed:
-                        if not self.circuit.in_flight:
+                        if not self.circuit.stragglers or not self.circuit.holds(hold):
                             return
                         await changed.wait()
 

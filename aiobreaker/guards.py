@@ -2,13 +2,14 @@
 
 The decorators' variants stand side by side, one for each shape of settings; a test holds each against `judged`, the plain
 one, which is right for all of them. In each of them the same: no await between admission and call; a plain success is one
-addition and one comparison; everything else is the gate's.
+addition and one comparison; everything else is the gate's. From reading a counter to writing it nothing is called: there
+CPython does not switch threads, so none of them loses a count.
 """
 
 import inspect
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from math import inf
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -77,8 +78,7 @@ def _timed(gate: Gate, fn: Function) -> Function:
         except BaseException as error:
             gate.broke(era, error)
             raise
-        n = era.n + 1
-        if n < era.horizon and clock() < era.roll_at:
+        if clock() < era.roll_at and (n := era.n + 1) < era.horizon:
             era.n = n
         else:
             gate.returned(era, result)
@@ -103,8 +103,7 @@ def _slow(gate: Gate, fn: Function) -> Function:
             gate.broke(era, error, began)
             raise
         now = clock()
-        n = era.n + 1
-        if now - began < era.slow_after and n < era.horizon and now < era.roll_at:
+        if now - began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
             era.n = n
         else:
             gate.returned(era, result, began)
@@ -117,8 +116,8 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
     door, clock = gate.circuit.door, gate.clock
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
-        era: Any = door.era
         began = clock()
+        era: Any = door.era
         if era is None or began >= era.watch_at:
             era = gate.admit() or await gate.admit_slowly()
             ticket = era.ticket
@@ -132,13 +131,12 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
             gate.broke(era if isinstance(era, Permit) else Permit(era, began, ticket), error)
             raise
         now = clock()
-        n = era.n + 1
         if (
             now - began < era.slow_after
-            and n < era.horizon
             and now < era.roll_at
             and (flights := era.flights) is not None
             and flights.pop(ticket, None) is not None
+            and (n := era.n + 1) < era.horizon
         ):
             era.n = n
         else:
@@ -180,8 +178,9 @@ _VARIANTS = {
 
 def _generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> Function:
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        source = fn(*args, **kwargs)  # nothing of it runs yet
         permit = gate.admit() or await gate.admit_slowly()
-        source = fn(*args, **kwargs)
+        lifeline = Lifeline(gate, permit)  # noqa: F841 - it lives as long as this frame
         step: Awaitable[Any] = anext(source)
         thrown: BaseException | None = None
         while True:
@@ -230,8 +229,8 @@ async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...
         gate.broke(era, error, began)
         raise
     now = gate.clock()
-    n = era.n + 1
-    if now - began < era.slow_after and n < era.horizon and now < era.roll_at and gate.settings.shape is not Shape.JUDGED:
+    plain = now - began < era.slow_after and now < era.roll_at and not gate.judges
+    if plain and (n := era.n + 1) < era.horizon:
         era.n = n
     else:
         gate.returned(era, result, began)
@@ -239,6 +238,9 @@ async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...
 
 
 # -- block and token
+
+
+_ENTERING = object()
 
 
 class Guard:
@@ -261,12 +263,19 @@ class Guard:
         gate = self._gate
         era: Any = gate.circuit.door.shared
         if era is None:
-            era = await gate.admit_patiently(self._max_wait)
+            era = await self._wait()
         else:
             era.started += 1
         self._pass = era
         self._began = gate.clock()
         return self
+
+    async def _wait(self) -> Permit:
+        self._pass = _ENTERING
+        try:
+            return await self._gate.admit_patiently(self._max_wait)
+        finally:
+            self._pass = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -274,15 +283,15 @@ class Guard:
         era, self._pass = self._pass, None
         assert era is not None
         if self._verdict is not None:
-            self._gate.settle(era, *self._verdict, self._began)
+            settle = partial(self._gate.settle, era, *self._verdict, self._began)
             self._verdict = None
+            self._gate.at_once_or_later(settle)
             return
         if error is not None:
             self._gate.broke(era, error, self._began)
             return
         now = self._gate.clock()
-        n = era.n + 1
-        if now - self._began < era.slow_after and n < era.horizon and now < era.roll_at:
+        if now - self._began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
             era.n = n
         else:
             self._gate.succeeded(era, self._began)
@@ -298,17 +307,14 @@ class Guard:
     def check(self, result: T) -> T:
         """Judge a result by the breaker's rules (`failure_if`, `retry_after`), and give it back."""
         era = self._pass
-        if era is None:
+        if era is None or era is _ENTERING:
             raise RuntimeError("check() belongs inside the guarded block")
         self._verdict = self._gate.verdict(era, result, self._began)
         return result
 
 
-class HeldPermit:
-    """One admitted call, in the caller's hand. It settles once, by the first of these; what comes after does nothing.
-
-    A permit that is thrown away unsettled gives its slot back, and warns.
-    """
+class Lifeline:
+    """Gives a permit back when its holder is gone: an async generator can vanish without running to any end."""
 
     __slots__ = ("_gate", "_permit")
 
@@ -316,31 +322,48 @@ class HeldPermit:
         self._gate = gate
         self._permit = permit
 
-    @property
-    def settled(self) -> bool:
-        """Whether the call has ended."""
-        return self._permit.settled
-
-    def success(self) -> None:
-        """The call has succeeded."""
-        self._gate.succeeded(self._permit)
-
-    def failure(self, error: object = "the caller said so") -> None:
-        """The call has failed; the error or reason becomes the breaker's last failure."""
-        self._gate.settle(self._permit, Outcome.FAILURE, error)
-
-    def ignore(self) -> None:
-        """The call says nothing about the dependency."""
-        self._gate.settle(self._permit, Outcome.IGNORED)
-
-    def check(self, result: T) -> T:
-        """Judge a result by the breaker's rules, settle accordingly, and give it back."""
-        self._gate.returned(self._permit, result)
-        return result
-
     def __del__(self) -> None:
         if not self._permit.settled:
             self._gate.drop(self._permit)
+
+
+class HeldPermit(Lifeline):
+    """One admitted call, in the caller's hand. It settles once, by the first of these; what comes after does nothing.
+
+    A permit that is thrown away unsettled gives its slot back, and warns.
+    """
+
+    __slots__ = ("settled",)
+
+    def __init__(self, gate: Gate, permit: Permit) -> None:
+        super().__init__(gate, permit)
+        self.settled = False
+
+    def success(self) -> None:
+        """The call has succeeded."""
+        self._settle(Outcome.SUCCESS)
+
+    def failure(self, error: object = "the caller said so") -> None:
+        """The call has failed; the error or reason becomes the breaker's last failure."""
+        self._settle(Outcome.FAILURE, error)
+
+    def ignore(self) -> None:
+        """The call says nothing about the dependency."""
+        self._settle(Outcome.IGNORED)
+
+    def check(self, result: T) -> T:
+        """Judge a result by the breaker's rules, settle accordingly, and give it back."""
+        self.settled = True
+        self._gate.returned(self._permit, result)
+        return result
+
+    def _settle(self, outcome: Outcome, subject: object = None) -> None:
+        self.settled = True
+        self._gate.drop(self._permit, outcome, subject)
+
+    def __del__(self) -> None:
+        if not self.settled:
+            super().__del__()
             words = f"a permit of circuit breaker {self._gate.name!r} was never settled"
             warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
 
@@ -373,13 +396,16 @@ class GuardedStream(Generic[T]):
         self._max_wait = max_wait
         self._limits = (first_item_timeout, stall_timeout)
         self._permit: Permit | None = None
+        self._lifeline: object = None
         self._items: AsyncIterator[T]
 
     async def __aenter__(self) -> Self:
-        if self._permit is not None:
+        if self._lifeline is not None:
             raise RuntimeError("this stream has been opened already")
-        self._permit = await self._gate.admit_patiently(self._max_wait)
         self._items = aiter(self._source)
+        self._lifeline = _ENTERING
+        self._permit = await self._gate.admit_patiently(self._max_wait)
+        self._lifeline = Lifeline(self._gate, self._permit)
         return self
 
     async def __aexit__(
@@ -387,7 +413,7 @@ class GuardedStream(Generic[T]):
     ) -> None:
         assert self._permit is not None
         stopped = Outcome.IGNORED if self._permit.answered is None else Outcome.SUCCESS
-        self._gate.settle(self._permit, stopped)
+        self._gate.drop(self._permit, stopped)
         close = getattr(self._items, "aclose", None)
         if close is not None:
             await close()

@@ -5,7 +5,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +29,7 @@ class _Channel:
         self.bell = Bell()
         self.buffer: deque[Event] = deque(maxlen=0)
         self.readers = 0
-        self.observers: tuple[Observer, ...] = ()
+        self.observers: dict[object, Observer] = {}
         self.written = 0
 
     @property
@@ -39,25 +38,29 @@ class _Channel:
 
     def open_reader(self, size: int) -> int:
         """Keep at least so many events for a new reader, who begins after the newest one."""
-        self.readers += 1
-        if size > (self.buffer.maxlen or 0):
-            self.buffer = deque(self.buffer, maxlen=size)
-        return self.written
+        with LOCK:
+            self.readers += 1
+            if size > (self.buffer.maxlen or 0):
+                self.buffer = deque(self.buffer, maxlen=size)
+            return self.written
 
     def close_reader(self) -> None:
-        self.readers -= 1
-        if not self.readers:
-            self.buffer = deque(maxlen=0)
+        with LOCK:
+            self.readers -= 1
+            if not self.readers:
+                self.buffer = deque(maxlen=0)
+        self.bell.ring()
 
     def hand_out(self, event: Event) -> None:
-        for observer in self.observers:
+        for observer in list(self.observers.values()):
             try:
                 observer(event)
             except Exception:
                 _log.exception("an observer of circuit breaker %r raised at %r", event.breaker, event)
         if self.readers:
-            self.buffer.append(event)
-            self.written += 1
+            with LOCK:
+                self.buffer.append(event)
+                self.written += 1
             self.bell.ring()
 
 
@@ -90,7 +93,6 @@ class EventStream:
         if self._channel is not None:
             channel, self._channel = self._channel, None
             channel.close_reader()
-            channel.bell.ring()
             self._hub.wanted_changed()
 
     def __aiter__(self) -> Self:
@@ -102,7 +104,8 @@ class EventStream:
         while channel is not None and channel is self._channel:
             with channel.bell.heard() as rung:
                 if self._read < channel.written:
-                    return self._take(channel)
+                    with LOCK:
+                        return self._take(channel)
                 await rung.wait()
         raise StopAsyncIteration
 
@@ -156,12 +159,12 @@ class EventHub:
         if not callable(observer):
             raise TypeError(f"observer must be a function of one event, not {observer!r}")
         channel = self.channel(calls)
-        entry = partial(observer)  # an identity of its own: the same observer may come twice
-        channel.observers = (*channel.observers, entry)
+        entry = object()  # the same observer may come twice
+        channel.observers[entry] = observer
         self.wanted_changed()
 
         def unsubscribe() -> None:
-            channel.observers = tuple(each for each in channel.observers if each is not entry)
+            channel.observers.pop(entry, None)
             self.wanted_changed()
 
         return unsubscribe

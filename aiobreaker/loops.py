@@ -4,6 +4,7 @@ An anyio primitive binds to the loop that uses it first, and must only be touche
 when it is needed and dropped with its last user.
 """
 
+import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Generic, TypeVar
@@ -11,7 +12,16 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
+from .locking import LOCK
+
 T = TypeVar("T")
+
+
+def call_soon(function: Callable[[], object]) -> None:
+    """Have the loop that runs in this thread call the function soon; where none runs, nobody does."""
+    loop = _running_loop()
+    if loop is not None:
+        _call_in(loop, function)
 
 
 class _Share(Generic[T]):
@@ -25,16 +35,18 @@ class _Share(Generic[T]):
 class PerLoop(Generic[T]):
     """One `T` for each event loop that is using it."""
 
-    __slots__ = ("_make", "_shares")
+    __slots__ = ("_make", "_process", "_shares")
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._shares: dict[object, _Share[T]] = {}
+        self._process = os.getpid()
 
     @contextmanager
     def borrow(self) -> Generator[T]:
         """The `T` of the running event loop."""
         loop = current_token().native_token
+        self._leave_parent()
         share = self._shares.get(loop)
         if share is None:
             share = self._shares[loop] = _Share(self._make())
@@ -43,14 +55,26 @@ class PerLoop(Generic[T]):
             yield share.primitive
         finally:
             share.users -= 1
-            if not share.users and self._shares.get(loop) is share:
-                del self._shares[loop]
+            shares = self._shares  # another thread may put a new one in its place
+            if not share.users and shares.get(loop) is share:
+                del shares[loop]
+
+    def _leave_parent(self) -> None:
+        """After a fork: the loops of the parent are not ours."""
+        process = os.getpid()
+        if self._process == process:
+            return
+        with LOCK:
+            if self._process != process:
+                self._shares = {}
+                self._process = process
 
     def __bool__(self) -> bool:
         return bool(self._shares)
 
     def take_all(self) -> list[tuple[object, T, int]]:
         """All of them, each with its loop and the number of its users; from here on users get new ones."""
+        self._leave_parent()
         shares, self._shares = self._shares, {}
         return [(loop, share.primitive, share.users) for loop, share in shares.items()]
 
@@ -89,7 +113,7 @@ def _running_loop() -> object:
         return None
 
 
-def _call_in(loop: object, function: Callable[[], None]) -> None:
+def _call_in(loop: object, function: Callable[[], object]) -> None:
     """Have another loop call the function. A loop that has ended has nobody left to wake."""
     soon = getattr(loop, "run_sync_soon", None) or getattr(loop, "call_soon_threadsafe", None)
     assert soon is not None, f"unknown kind of event loop: {loop!r}"

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "aiobreaker"
 
 FLOORS = [
     ["core"],
-    ["errors", "locking", "loops"],
+    ["errors", "locking"],
+    ["loops"],
     ["events"],
     ["hub", "settings", "fallbacks"],
     ["gate"],

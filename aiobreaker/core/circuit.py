@@ -109,7 +109,16 @@ class Circuit:
     @property
     def in_flight(self) -> int:
         """How many admitted calls have not ended, of this era and of earlier ones."""
-        return max(0, self._stragglers) + self.era.in_flight
+        return self.stragglers + self.era.in_flight
+
+    @property
+    def stragglers(self) -> int:
+        """How many calls of earlier eras have not ended."""
+        return max(0, self._stragglers)
+
+    def holds(self, hold: object) -> bool:
+        """Whether this hold is in force."""
+        return hold in self._holds
 
     @property
     def totals(self) -> Totals:
@@ -195,10 +204,10 @@ class Circuit:
         assert isinstance(era, Flowing)
         if isinstance(permit, Permit) and era.flights is not None:
             era.land(permit.ticket)
-        self._record(era, outcome, now, elapsed)
+        recorded = self._record(era, outcome, now, elapsed)
         if hint is not None and era.tallies:
             self._trip(era, now, Cause.HINTED, _asked(hint), hint)
-        else:
+        elif recorded:
             self._judge(era, now)
         return True
 
@@ -216,23 +225,28 @@ class Circuit:
 
     # -- an era in which calls pass
 
-    def _record(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> None:
+    def _record(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> bool:
+        """Count a call that has ended. True if any condition has heard of it."""
         if -inf < era.quiet_until <= now:
             era.quiet_until = -inf
             era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
         if outcome is Outcome.IGNORED:
             era.ignored += 1
-        elif outcome is Outcome.CANCELLED:
+            return False
+        if outcome is Outcome.CANCELLED:
             era.cancelled += 1
+            if elapsed < era.slow_after:
+                return False
             for each in era.tallies:
                 if isinstance(each, SlowTally):
                     each.record_unshared(era.n, now, elapsed)
-        else:
-            failed = outcome is Outcome.FAILURE
-            era.n += 1
-            era.failures += failed
-            for each in era.tallies:
-                each.record(era.n, now, failed, elapsed)
+            return True
+        failed = outcome is Outcome.FAILURE
+        era.n += 1
+        era.failures += failed
+        for each in era.tallies:
+            each.record(era.n, now, failed, elapsed)
+        return True
 
     def _judge(self, era: Flowing, now: float) -> None:
         era.age(now)
@@ -395,6 +409,7 @@ class Circuit:
             readings = self.readings(era.since)
             self.log.append(Transition(old.state, era.state, cause, reason, era.since, readings, open_for, attempt))
             self.transitions += 1
+        self.door.era = self.door.shared = None
         old.close_to_guards()
         self._stragglers += old.in_flight
         if old.state is not State.DISABLED:

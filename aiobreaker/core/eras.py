@@ -174,11 +174,12 @@ class Flowing(Era):
             young, old = self._levels[level], self._levels[level + 1]
             self.watch_at = min(self.watch_at, now + watcher.condition.slower_than)
             while young:
-                ticket, began = next(iter(young.items()))
+                ticket, began = _first(young)
                 if now - began < watcher.condition.slower_than:
                     self.watch_at = min(self.watch_at, began + watcher.condition.slower_than)
                     break
-                old[ticket] = young.pop(ticket)
+                if young.pop(ticket, None) is not None:
+                    old[ticket] = began
         self._count_aged()
 
     def take_off(self, now: float) -> int:
@@ -203,6 +204,15 @@ class Flowing(Era):
     def readings(self, now: float) -> tuple[Reading, ...]:
         """Every condition as it stands."""
         return tuple(each.reading(self.n, now) for each in self.tallies)
+
+
+def _first(flights: dict[int, float]) -> tuple[int, float]:
+    """The oldest of them. Guards in other threads take theirs out at any moment."""
+    while True:
+        try:
+            return next(iter(flights.items()), (0, inf))
+        except RuntimeError:  # changed while we looked: look again
+            continue
 
 
 class Stopped(Era):
