@@ -180,7 +180,7 @@ def _generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> Funct
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         source = fn(*args, **kwargs)  # nothing of it runs yet
         permit = gate.admit() or await gate.admit_slowly()
-        lifeline = Lifeline(gate, permit)  # noqa: F841 - it lives as long as this frame
+        _lifeline = Lifeline(gate, permit)  # lives as long as this frame
         step: Awaitable[Any] = anext(source)
         thrown: BaseException | None = None
         while True:

@@ -213,6 +213,23 @@ async def test_the_function_never_runs_and_no_coroutine_is_left_behind(state: St
     assert [str(warning.message) for warning in warned] == []
 
 
+class UntouchedSource:
+    """Must not even be asked for its iterator."""
+
+    def __aiter__(self) -> AsyncIterator[object]:
+        raise AssertionError("the source of a refused stream was opened")
+
+
+@pytest.mark.parametrize("max_wait", [0, 1])
+@pytest.mark.parametrize("state", [State.OPEN, State.FORCED_OPEN])
+async def test_the_source_of_a_refused_stream_is_left_alone(clock: Callable[[], float], state: State, max_wait: float) -> None:
+    breaker = make(clock=clock)
+    async with refusing(breaker, state):
+        with pytest.raises(CircuitOpenError):
+            async with breaker.stream(UntouchedSource(), max_wait=max_wait):
+                pass
+
+
 @pytest.mark.parametrize(
     ("state", "ways", "times"), [(State.OPEN, IMPATIENT + PATIENT, 10_000), (State.HALF_OPEN, IMPATIENT, 2_000)]
 )

@@ -695,6 +695,16 @@ def test_orders_from_all_threads_are_told_in_one_order() -> None:
 
 
 @pytest.mark.usefixtures("hasty_threads")
+def test_all_who_come_first_at_the_same_moment_are_told() -> None:
+    for _ in range(400):
+        breaker = CircuitBreaker("new")
+        told: list[list[Event]] = [[], [], [], []]
+        in_threads(*(partial(breaker.subscribe, events.append) for events in told))
+        breaker.force_open()
+        assert [len(events) for events in told] == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_observers_and_readers_come_and_go_in_every_thread() -> None:
     breaker = CircuitBreaker("watched")
     told: list[int] = []
@@ -969,6 +979,60 @@ def test_a_call_collected_while_the_lock_is_held_does_not_keep_a_drain_waiting()
                 pass
 
     anyio.run(maintain)
+    assert breaker.snapshot().in_flight == 0
+
+
+class CollectingClock(ManualClock):
+    """Lets the garbage collector strike when the time is read, which a transition does under the lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.garbage: list[object] = []
+
+    def __call__(self) -> float:
+        self.garbage.clear()
+        return super().__call__()
+
+
+@pytest.mark.parametrize("way", [way for way in TRIALS if way is not with_a_permit])
+def test_what_is_collected_in_the_middle_of_a_transition_ends_right_after_it(way: Dropped) -> None:
+    clock = CollectingClock()
+    breaker = CircuitBreaker("collected", clock=clock)
+    running = begin(way(breaker))
+    assert breaker.snapshot().in_flight == 1
+    clock.garbage.append(running)
+    del running
+    breaker.force_open()
+    assert breaker.snapshot().in_flight == 0
+
+
+def test_a_call_collected_in_the_middle_of_a_transition_does_not_keep_a_drain_waiting() -> None:
+    clock = CollectingClock()
+    breaker = CircuitBreaker("drained", clock=clock)
+    collected = begin(in_a_call(breaker))
+    other = begin(in_a_call(breaker))
+    draining = threading.Event()
+
+    async def maintain() -> None:
+        async with breaker.isolated(drain=True):
+            pass
+
+    async def main() -> None:
+        with anyio.fail_after(LONG):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(maintain)
+                await anyio.wait_all_tasks_blocked()
+                draining.set()
+
+    def end_the_calls() -> None:
+        nonlocal collected
+        draining.wait(LONG)
+        clock.garbage.append(collected)
+        del collected
+        breaker.snapshot()
+        other.close()
+
+    in_threads(end_the_calls, *in_loops(main))
     assert breaker.snapshot().in_flight == 0
 
 

@@ -158,7 +158,8 @@ class SecondsMemory:
 
     def adopt(self, other: "SecondsMemory") -> None:
         """Take over the buckets of another memory; its times stand, this window's length applies."""
-        self._buckets, self._base, self._marks = other._buckets, other._base, other._marks
+        self._buckets = deque(_Bucket(bucket.start, bucket.base, bucket.marks) for bucket in other._buckets or ())
+        self._base, self._marks = other._base, other._marks
 
     def begin_with(self, number: int, now: float, marks: int) -> None:
         """Take over so many marks of unknown age, as if they were made at `now`."""

@@ -1,11 +1,12 @@
 """Every transition of the machine, and what may not cause one. The clock is a number."""
 
 from math import inf
+from typing import Any
 
 import pytest
 
 from aiobreaker.core.circuit import Cause, Circuit, Forfeit, Rules, Transition
-from aiobreaker.core.conditions import ConsecutiveFailures, FailureRate, SlowCallRate, any_of
+from aiobreaker.core.conditions import ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate, any_of
 from aiobreaker.core.eras import Flowing, Permit, Refusal, State, Totals, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Exponential, Fixed, Schedule, Steps
@@ -605,3 +606,39 @@ def test_reconfigure_leaves_an_open_time_and_the_special_states_alone() -> None:
     reconfigured(bench, ConsecutiveFailures(7))
     bench.run(F)
     assert bench.state is State.DISABLED
+
+
+class Busy(dict[int, float]):
+    """Flights out of which a guard in another thread takes one, each time that somebody looks."""
+
+    def items(self) -> Any:
+        if len(self) > 1:
+            super().pop(next(iter(self)))
+            raise RuntimeError("dictionary changed size during iteration")
+        return super().items()
+
+    def pop(self, ticket: int, default: Any = None) -> Any:
+        super().pop(ticket, None)
+        return None
+
+
+def test_flights_may_land_while_they_are_counted() -> None:
+    bench = Bench(IN_FLIGHT)
+    era = bench.circuit.era
+    assert isinstance(era, Flowing)
+    era.flights = era._levels[0] = Busy({1: 0.0, 2: 0.0, 3: 0.0})
+    bench.now = 50.0
+    era.age(bench.now)
+    assert _slow(bench) == (0, 0)
+    assert not era.flights
+
+
+def test_a_memory_taken_over_twice_is_not_shared() -> None:
+    window = LastSeconds(10.0)
+    bench = Bench(FailureRate(1.0, window, minimum_calls=9))
+    bench.run(F, S)
+    reconfigured(bench, FailureCount(9, window) | FailureRate(1.0, window, minimum_calls=9))
+    bench.run(F)
+    assert [(reading.count, reading.calls) for reading in bench.circuit.readings(0.0)] == [(2, 3), (2, 3)]
+    bench.now = 10.0
+    assert [(reading.count, reading.calls) for reading in bench.circuit.readings(10.0)] == [(0, 0), (0, 0)]
