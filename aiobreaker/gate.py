@@ -206,7 +206,9 @@ class Gate:
             return
         try:
             outcome = self.settings.judge.error(error, () if isinstance(error, Exception) else _cancellation())
-            hint = self.settings.hint(error, time.time()) if isinstance(error, Exception) else None
+            hint = None
+            if self.settings.retry_after is not None and isinstance(error, Exception):
+                hint = self.settings.hint(error, time.time())
         except BaseException:
             self.settle(permit, Outcome.IGNORED, began=began)
             raise
@@ -249,10 +251,10 @@ class Gate:
                 return
             began = permit.began
         era: Era = permit.era if isinstance(permit, Permit) else permit
-        failure = FailureSummary.of(subject, now) if outcome is Outcome.FAILURE else None
+        failure: FailureSummary | None = None
+        if outcome is Outcome.FAILURE:
+            self.last_failure = failure = FailureSummary.of(subject, now)
         with LOCK:
-            if failure is not None:
-                self.last_failure = failure
             in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, failure, hint)
             if self.hub.wants_calls and era.state is not State.DISABLED:
                 elapsed = None if began is None else now - began
@@ -266,7 +268,8 @@ class Gate:
                     **self.hub.stamp(now),
                 )
                 self.hub.post(finished)
-            self._note_log()
+            if self.circuit.log:
+                self._note_log()
         self._tell()
 
     # -- telling
@@ -281,8 +284,10 @@ class Gate:
         return answer
 
     def _tell(self) -> None:
-        self.changed.ring()
-        self.hub.deliver()
+        if self.changed.ears:
+            self.changed.ring()
+        if self.hub.outbox:
+            self.hub.deliver()
 
     def _note_log(self) -> bool:
         """Make events of what the circuit has logged. Under the lock. True if there was anything."""

@@ -124,7 +124,7 @@ class EventStream:
 class EventHub:
     """The events of one breaker. `wants_calls` tells whether anybody asks for the events of single calls."""
 
-    __slots__ = ("_all", "_changed", "_deliverer", "_outbox", "_transitions", "name", "seq", "wants_calls")
+    __slots__ = ("_all", "_changed", "_deliverer", "_transitions", "name", "outbox", "seq", "wants_calls")
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         self.name = name
@@ -133,7 +133,7 @@ class EventHub:
         self._changed = changed
         self._transitions: _Channel | None = None
         self._all: _Channel | None = None
-        self._outbox: list[Event] = []
+        self.outbox: list[Event] = []
         self._deliverer: int | None = None
 
     @property
@@ -176,11 +176,11 @@ class EventHub:
 
     def post(self, event: Event) -> None:
         """Put an event in line, under the lock; `deliver` follows, without it."""
-        self._outbox.append(event)
+        self.outbox.append(event)
 
     def deliver(self) -> None:
         """Hand out what is in line. Whoever delivers already, further up or in another thread, does it for all."""
-        while self._outbox and (batch := self._claim()):
+        while self.outbox and (batch := self._claim()):
             try:
                 for event in batch:
                     self._hand_out(event)
@@ -190,10 +190,10 @@ class EventHub:
     def _claim(self) -> list[Event]:
         process = os.getpid()  # a claim from before a fork is nobody's
         with LOCK:
-            if self._deliverer == process or not self._outbox:
+            if self._deliverer == process or not self.outbox:
                 return []
             self._deliverer = process
-            batch, self._outbox = self._outbox, []
+            batch, self.outbox = self.outbox, []
             return batch
 
     def _hand_out(self, event: Event) -> None:

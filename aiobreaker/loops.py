@@ -35,11 +35,11 @@ class _Share(Generic[T]):
 class PerLoop(Generic[T]):
     """One `T` for each event loop that is using it."""
 
-    __slots__ = ("_make", "_process", "_shares")
+    __slots__ = ("_make", "_process", "shares")
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._shares: dict[object, _Share[T]] = {}
+        self.shares: dict[object, _Share[T]] = {}
         self._process = os.getpid()
 
     @contextmanager
@@ -47,15 +47,15 @@ class PerLoop(Generic[T]):
         """The `T` of the running event loop."""
         loop = current_token().native_token
         self._leave_parent()
-        share = self._shares.get(loop)
+        share = self.shares.get(loop)
         if share is None:
-            share = self._shares[loop] = _Share(self._make())
+            share = self.shares[loop] = _Share(self._make())
         share.users += 1
         try:
             yield share.primitive
         finally:
             share.users -= 1
-            shares = self._shares  # another thread may put a new one in its place
+            shares = self.shares  # another thread may put a new one in its place
             if not share.users and shares.get(loop) is share:
                 del shares[loop]
 
@@ -66,16 +66,13 @@ class PerLoop(Generic[T]):
             return
         with LOCK:
             if self._process != process:
-                self._shares = {}
+                self.shares = {}
                 self._process = process
-
-    def __bool__(self) -> bool:
-        return bool(self._shares)
 
     def take_all(self) -> list[tuple[object, T, int]]:
         """All of them, each with its loop and the number of its users; from here on users get new ones."""
         self._leave_parent()
-        shares, self._shares = self._shares, {}
+        shares, self.shares = self.shares, {}
         return [(loop, share.primitive, share.users) for loop, share in shares.items()]
 
 
@@ -85,21 +82,24 @@ _FEW = 16  # to wake more, the loop is asked to do it: a guarded call must not b
 class Bell:
     """Wakes the tasks that wait for it, whichever event loop and thread they are in."""
 
-    __slots__ = ("_ears",)
+    __slots__ = ("_events",)
 
     def __init__(self) -> None:
-        self._ears = PerLoop(anyio.Event)
+        self._events = PerLoop(anyio.Event)
+
+    @property
+    def ears(self) -> int:
+        """In how many loops somebody waits."""
+        return len(self._events.shares)
 
     def heard(self) -> AbstractContextManager[anyio.Event]:
         """An event that the next ring sets. Get it first, then look whether there is anything to wait for."""
-        return self._ears.borrow()
+        return self._events.borrow()
 
     def ring(self) -> None:
         """Wake everybody who waits."""
-        if not self._ears:
-            return
         here = _running_loop()
-        for loop, event, waiting in self._ears.take_all():
+        for loop, event, waiting in self._events.take_all():
             if loop is here and waiting <= _FEW:
                 event.set()
             else:

@@ -1,6 +1,6 @@
 """Times the guards beside a pass-through wrapper: `python -m benchmarks.run --quick` prints each ratio against its bar.
 
-A ratio above its bar is shown; the exit status is 1 only where one is more than twice its bar: noise must not stop anybody.
+The bars are aims, and a ratio above its bar says so. It informs and does not gate: these are ratios on whatever machine is there.
 """
 
 import argparse
@@ -19,12 +19,11 @@ LOOPS: dict[str, dict[str, object]] = {
 }
 
 
-def main() -> int:
-    """Measure, print a table, and say whether anything is far off."""
+def main() -> None:
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, asyncio and trio only")
     quick: bool = parser.parse_args().quick
-    far_off = False
     for loop in ("asyncio", "trio") if quick else tuple(LOOPS):
         cases = closed_cases()
         found = anyio.run(ratios, cases, 40 if quick else 200, **LOOPS[loop])  # type: ignore[arg-type]
@@ -32,14 +31,11 @@ def main() -> int:
         for case in cases:
             ratio = found[case.name]
             verdict = "" if case.bar is None else f"(bar {case.bar:.1f}) {'pass' if ratio <= case.bar else 'MISSED'}"
-            far_off = far_off or (case.bar is not None and ratio > 2 * case.bar)
             print(f"  {case.name:<45} {ratio:5.2f} {verdict}")
         ratio = anyio.run(fan_out_ratio, 15 if quick else 61, **LOOPS[loop])  # type: ignore[arg-type]
-        far_off = far_off or ratio > 2 * BAR
         words = "1,000 waiting readers, over 1,000 memory streams"
         print(f"  {words:<45} {ratio:5.2f} (bar {BAR:.2f}) {'pass' if ratio <= BAR else 'MISSED'}")
-    return int(far_off)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

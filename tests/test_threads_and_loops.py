@@ -418,23 +418,33 @@ def check_order(events: list[Event]) -> list[StateChanged]:
 @pytest.mark.usefixtures("hasty_threads")
 def test_a_lease_is_forfeited_once_whoever_notices() -> None:
     clock = ManualClock()
-    breaker = CircuitBreaker("leases", clock=clock)
+    trials = Trials(4, concurrent=2, required=1, max_inconclusive=1000)
+    breaker = CircuitBreaker("leases", trials=trials, ignore=NeutralError, clock=clock)
+
+    async def neutral() -> None:
+        await checkpoint()
+        raise NeutralError
 
     async def caller() -> None:
-        with pytest.raises(CircuitOpenError):
-            await breaker.call(fine)
+        for _ in range(3):
+            with suppress(CircuitOpenError, NeutralError):
+                await breaker.call(neutral)
 
     for _ in range(20):
+        breaker.reset()
         breaker.half_open()
-        hung = anyio.run(breaker.acquire)
+        hung = [anyio.run(breaker.acquire) for _ in range(2)]
         clock.advance(30)
         with record_events(breaker) as events:
             in_threads(*in_loops(*[caller] * 4))
-        assert [type(event) for event in events] == [TrialsForfeited, StateChanged]
-        hung.success()
-        assert breaker.state is State.OPEN
+        (forfeited,) = events
+        assert isinstance(forfeited, TrialsForfeited)
+        assert forfeited.trials == 2
+        for permit in hung:
+            permit.success()
+        assert breaker.state is State.HALF_OPEN
     assert breaker.snapshot().in_flight == 0
-    assert breaker.snapshot().totals.late == 20
+    assert breaker.snapshot().totals.late == 40
 
 
 @pytest.mark.usefixtures("hasty_threads")

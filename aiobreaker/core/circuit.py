@@ -13,7 +13,7 @@ from .conditions import Condition, SlowCallRate
 from .eras import Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped, Totals, Trials
 from .outcomes import Outcome
 from .schedules import Schedule, jittered
-from .tallies import Reading, SlowTally, tally
+from .tallies import Reading, SlowTally, Tally, tally
 
 LEAST_LEASE = 30.0  # seconds; the default lease of a trial is never shorter
 
@@ -152,8 +152,8 @@ class Circuit:
         """Let one call pass, with a permit of its own, or say why not."""
         era = self.era
         if isinstance(era, Flowing):
-            if now >= era.watch_at:
-                self._judge(era, now)
+            if now >= era.watch_at and era.flights is not None:
+                self._look(era, now)
         elif isinstance(era, HalfOpen):
             self._forfeit(era, now)
         elif now >= era.until:
@@ -204,12 +204,33 @@ class Circuit:
         assert isinstance(era, Flowing)
         if isinstance(permit, Permit) and era.flights is not None:
             era.land(permit.ticket)
-        recorded = self._record(era, outcome, now, elapsed)
+        if -inf < era.quiet_until <= now:
+            era.quiet_until = -inf
+            era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
+        if outcome is Outcome.SUCCESS or outcome is Outcome.FAILURE:
+            met = era.record(outcome is Outcome.FAILURE, now, elapsed)
+        else:
+            met = self._set_aside(era, outcome, now, elapsed)
         if hint is not None and era.tallies:
             self._trip(era, now, Cause.HINTED, _asked(hint), hint)
-        elif recorded:
-            self._judge(era, now)
+        elif era.flights is not None and outcome is not Outcome.IGNORED:
+            self._look(era, now)
+        elif met is not None or era.quiet_until != -inf:
+            self._judge(era, met, now)
         return True
+
+    def _set_aside(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> Tally | None:
+        """Count a call without a verdict; one that was cancelled after it had become slow is a slow call all the same."""
+        if outcome is Outcome.IGNORED:
+            era.ignored += 1
+            return None
+        era.cancelled += 1
+        if elapsed < era.slow_after:
+            return None
+        for each in era.tallies:
+            if isinstance(each, SlowTally):
+                each.record_unshared(era.n, now, elapsed)
+        return era.look_ahead()
 
     def _too_late(self, era: Era) -> bool:
         self._stragglers -= 1
@@ -225,35 +246,15 @@ class Circuit:
 
     # -- an era in which calls pass
 
-    def _record(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> bool:
-        """Count a call that has ended. True if any condition has heard of it."""
-        if -inf < era.quiet_until <= now:
-            era.quiet_until = -inf
-            era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
-        if outcome is Outcome.IGNORED:
-            era.ignored += 1
-            return False
-        if outcome is Outcome.CANCELLED:
-            era.cancelled += 1
-            if elapsed < era.slow_after:
-                return False
-            for each in era.tallies:
-                if isinstance(each, SlowTally):
-                    each.record_unshared(era.n, now, elapsed)
-            return True
-        failed = outcome is Outcome.FAILURE
-        era.n += 1
-        era.failures += failed
-        for each in era.tallies:
-            each.record(era.n, now, failed, elapsed)
-        return True
-
-    def _judge(self, era: Flowing, now: float) -> None:
+    def _look(self, era: Flowing, now: float) -> None:
+        """Count the running calls that have become slow, and judge."""
         era.age(now)
+        self._judge(era, era.look_ahead(), now)
+
+    def _judge(self, era: Flowing, met: Tally | None, now: float) -> None:
         if now < era.quiet_until:
-            return
-        met = era.look_ahead()
-        if met is not None:
+            era.horizon = 0
+        elif met is not None:
             self._trip(era, now, Cause.TRIPPED, str(met.reading(era.n, now)))
 
     def _trip(self, era: Flowing, now: float, cause: Cause, reason: str, hint: float | None = None) -> None:

@@ -165,10 +165,25 @@ class Flowing(Era):
                 self.roll_at = roll_at
         return None
 
+    def record(self, failed: bool, now: float, elapsed: float) -> Tally | None:
+        """Count a success or failure, and look ahead in the same go."""
+        self.n = number = self.n + 1
+        self.failures += failed
+        met: Tally | None = None
+        ahead = soon = inf
+        for each in self.tallies:
+            horizon = each.record(number, now, failed, elapsed)
+            if horizon <= number:
+                met = met or each
+            elif horizon < ahead:
+                ahead = horizon
+            if each.roll_at < soon:
+                soon = each.roll_at
+        self.horizon, self.roll_at = ahead, soon
+        return met
+
     def age(self, now: float) -> None:
-        """Count the running calls that have become slow by now."""
-        if not self._watchers:
-            return
+        """Count the running calls that have become slow by now. Only where calls in flight count."""
         self.watch_at = inf
         for level, watcher in enumerate(self._watchers):
             young, old = self._levels[level], self._levels[level + 1]

@@ -18,30 +18,30 @@ ErrorRule = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Ba
 ResultRule = Callable[[Any], object]
 
 
-def _matcher(argument: str, rule: object) -> Callable[[BaseException], bool]:
-    if isinstance(rule, type):
-        rule = (rule,)
-    if isinstance(rule, tuple):
-        for member in rule:
-            if not (isinstance(member, type) and issubclass(member, BaseException)):
-                raise TypeError(f"{argument} must be exception types or a function of the exception, not {member!r}")
-        types = rule
-        return lambda error: isinstance(error, types)
-    if not callable(rule):
-        raise TypeError(f"{argument} must be exception types or a function of the exception, not {rule!r}")
-    return cast("Callable[[BaseException], bool]", rule)
+Types = tuple[type[BaseException], ...]
+
+
+def _split(argument: str, rule: object) -> tuple[Types, Callable[[BaseException], bool] | None]:
+    """A rule as exception types and as a function; one of the two is empty."""
+    if callable(rule) and not isinstance(rule, type):
+        return (), cast("Callable[[BaseException], bool]", rule)
+    types = rule if isinstance(rule, tuple) else (rule,)
+    for member in types:
+        if not (isinstance(member, type) and issubclass(member, BaseException)):
+            raise TypeError(f"{argument} must be exception types or a function of the exception, not {member!r}")
+    return types, None
 
 
 class Judge:
     """The rules by which one breaker judges."""
 
-    __slots__ = ("_fails", "_ignores", "failure_if")
+    __slots__ = ("_fails", "_failure_types", "_ignored_types", "_ignores", "failure_if")
 
     def __init__(self, failure_on: ErrorRule, ignore: ErrorRule, failure_if: ResultRule | None) -> None:
         if failure_if is not None and not callable(failure_if):
             raise TypeError(f"failure_if must be a function of the result, not {failure_if!r}")
-        self._fails = _matcher("failure_on", failure_on)
-        self._ignores = _matcher("ignore", ignore)
+        self._failure_types, self._fails = _split("failure_on", failure_on)
+        self._ignored_types, self._ignores = _split("ignore", ignore)
         self.failure_if = failure_if
 
     def result(self, result: object) -> Outcome:
@@ -65,9 +65,10 @@ class Judge:
     def _leaf(self, error: BaseException, cancelled: type[BaseException] | tuple[()]) -> Outcome:
         if not isinstance(error, Exception):
             return Outcome.CANCELLED if isinstance(error, cancelled) else Outcome.IGNORED
-        if self._ignores(error):
+        if isinstance(error, self._ignored_types) or (self._ignores is not None and self._ignores(error)):
             return Outcome.IGNORED
-        return Outcome.FAILURE if self._fails(error) else Outcome.SUCCESS
+        failed = isinstance(error, self._failure_types) or (self._fails is not None and self._fails(error))
+        return Outcome.FAILURE if failed else Outcome.SUCCESS
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

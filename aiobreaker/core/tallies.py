@@ -58,15 +58,17 @@ class StreakTally:
         self._last = origin
         self._length = 0
 
-    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
-        """Call `number` has ended."""
-        if failed:
-            self._length = self._length + 1 if number == self._last + 1 else 1
-            self._last = number
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
+        """Call `number` has ended. The answer is the new horizon."""
+        if not failed:
+            return inf
+        self._length = self._length + 1 if number == self._last + 1 else 1
+        self._last = number
+        return number if self._length >= self.condition.failures else inf
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
-        return number if number == self._last and self._length >= self.condition.failures else inf
+        return number if self._length >= self.condition.failures and number == self._last else inf
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
@@ -93,11 +95,13 @@ class _WindowTally(Generic[C]):
         """When time next changes what is remembered."""
         return self.memory.roll_at
 
-    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
-        """Call `number` has ended."""
-        self.memory.roll(number - 1, now)
-        if failed:
-            self.memory.mark(number)
+    def remember(self, number: int, now: float, marked: bool) -> None:
+        """Take a call into the window."""
+        memory = self.memory
+        if now >= memory.roll_at:
+            memory.roll(number - 1, now)
+        if marked:
+            memory.mark(number)
 
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
@@ -109,6 +113,11 @@ class CountTally(_WindowTally[FailureCount]):
     """So many failures within a window."""
 
     __slots__ = ()
+
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
+        """Call `number` has ended. The answer is the new horizon."""
+        self.remember(number, now, failed)
+        return self.horizon(number)
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
@@ -125,6 +134,11 @@ class RateTally(_WindowTally[FailureRate]):
     """The fraction of the calls in a window that failed."""
 
     __slots__ = ()
+
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
+        """Call `number` has ended. The answer is the new horizon."""
+        self.remember(number, now, failed)
+        return _horizon(self.condition, number, self.memory, number, 0)
 
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
@@ -150,15 +164,17 @@ class SlowTally(_WindowTally[SlowCallRate]):
         self.aged = 0
         self.unshared = 0
 
-    def record(self, number: int, now: float, failed: bool, elapsed: float) -> None:
-        """Call `number` has ended."""
-        super().record(number + self.unshared, now, elapsed >= self.condition.slower_than, elapsed)
+    def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
+        """Call `number` has ended. The answer is the new horizon."""
+        newest = number + self.unshared
+        self.remember(newest, now, elapsed >= self.condition.slower_than)
+        return _horizon(self.condition, number, self.memory, newest, self.aged)
 
     def record_unshared(self, number: int, now: float, elapsed: float) -> None:
         """A call has ended that has no number: it was cancelled, and counts only if it was slow."""
         if elapsed >= self.condition.slower_than:
             self.unshared += 1
-            self.record(number, now, False, elapsed)
+            self.remember(number + self.unshared, now, True)
 
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
@@ -194,10 +210,11 @@ def tally(condition: Condition, origin: int = 0) -> Tally:
 
 def _horizon(condition: FailureRate | SlowCallRate, number: int, memory: Memory, newest: int, more: int) -> float:
     """When a success could meet a rate, of a memory whose newest call is `newest`, with so many `more`, all of them bad."""
-    count = memory.marks(newest) + more
+    count, calls = memory.counts(newest)
+    count += more
     if not count:
         return inf
-    calls = memory.calls(newest) + more
+    calls += more
     if calls >= condition.minimum_calls and count / calls >= condition.rate:
         return number
     wanted = max(1, condition.minimum_calls - calls)

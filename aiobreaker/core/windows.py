@@ -71,14 +71,18 @@ class CallMemory:
 
     def calls(self, number: int) -> int:
         """How many calls up to this one are inside the window."""
-        return min(number - self._origin, self._size)
+        return self.counts(number)[1]
 
     def marks(self, number: int) -> int:
         """How many of them are marked."""
-        marked = self._marked
-        while marked and marked[0] <= number - self._size:
+        return self.counts(number)[0]
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Marks and calls."""
+        marked, size, calls = self._marked, self._size, number - self._origin
+        while marked and marked[0] <= number - size:
             marked.popleft()
-        return len(marked) if marked else 0
+        return len(marked) if marked else 0, calls if calls < size else size
 
     def history(self, number: int) -> list[int]:
         """The numbers of the marked calls, oldest first."""
@@ -145,6 +149,10 @@ class SecondsMemory:
     def marks(self, number: int) -> int:
         """How many of them are marked."""
         return self._marks
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Marks and calls."""
+        return self._marks, number - self._base
 
     def history(self, number: int) -> list[int]:
         """Numbers for the marked calls, oldest first: right to the bucket, the last ones of each."""
