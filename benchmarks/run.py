@@ -1,6 +1,6 @@
 """Times the guards beside a pass-through wrapper: `python -m benchmarks.run --quick` prints each ratio against its bar.
 
-The bars are aims, and a ratio above its bar says so. It informs and does not gate: these are ratios on whatever machine is there.
+The bars are aims, and a ratio above its bar says so. It informs and does not gate.
 """
 
 import argparse

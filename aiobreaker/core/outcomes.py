@@ -29,7 +29,7 @@ def _split(argument: str, rule: object) -> tuple[Types, Callable[[BaseException]
     for member in types:
         if not (isinstance(member, type) and issubclass(member, BaseException)):
             raise TypeError(f"{argument} must be exception types or a function of the exception, not {member!r}")
-    return types, None
+    return cast("Types", types), None
 
 
 class Judge:
