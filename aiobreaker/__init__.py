@@ -1,12 +1,12 @@
 """A circuit breaker, and what belongs around it, for asyncio and trio."""
 
 from .breaker import CircuitBreaker, Snapshot
-from .core.circuit import Cause
 from .core.conditions import AnyOf, ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate
 from .core.eras import State, Totals, Trials
 from .core.outcomes import Outcome
 from .core.schedules import Exponential, Fixed, Steps
 from .core.tallies import Reading
+from .core.transitions import Cause
 from .core.windows import LastCalls, LastSeconds
 from .errors import AiobreakerError, CircuitOpenError, FailureSummary, RefusedError
 from .events import (
@@ -21,8 +21,9 @@ from .events import (
     WouldOpen,
 )
 from .fallbacks import LastGood
-from .guards import Guard, GuardedStream, HeldPermit
+from .guards import Guard, HeldPermit
 from .hub import EventStream
+from .streams import GuardedStream
 
 __all__ = [
     "AiobreakerError",

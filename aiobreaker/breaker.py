@@ -9,9 +9,8 @@ from typing import Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from . import fallbacks, guards
 from .core import checks
-from .core.circuit import Door
 from .core.conditions import ConsecutiveFailures, FailureRate, SlowCallRate
-from .core.eras import State, Totals, Trials
+from .core.eras import Door, State, Totals, Trials
 from .core.outcomes import ErrorRule, ResultRule
 from .core.schedules import Schedule
 from .core.tallies import Reading
@@ -19,10 +18,11 @@ from .errors import CircuitOpenError, FailureSummary
 from .events import Event, Reconfigured, StateChanged
 from .fallbacks import LastGood
 from .gate import Gate
-from .guards import Guard, GuardedStream, HeldPermit
+from .guards import Guard, HeldPermit
 from .hub import EventStream
 from .locking import LOCK
 from .settings import Changes, Hint, Probe, Settings, Trip
+from .streams import GuardedStream
 
 P = ParamSpec("P")
 T = TypeVar("T")

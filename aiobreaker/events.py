@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from .core.circuit import Cause
 from .core.eras import State
 from .core.outcomes import Outcome
 from .core.tallies import Reading
+from .core.transitions import Cause
 from .errors import FailureSummary
 
 

@@ -12,9 +12,10 @@ from math import inf
 import anyio
 import anyio.lowlevel
 
-from .core.circuit import Circuit, Forfeit, Transition
+from .core.circuit import Circuit
 from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State
 from .core.outcomes import Outcome
+from .core.transitions import Forfeit, Transition
 from .errors import CircuitOpenError, FailureSummary
 from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, WouldOpen
 from .hub import EventHub

@@ -3,11 +3,12 @@
 from itertools import product
 from pathlib import Path
 
-from aiobreaker.core.circuit import Cause, Circuit, Rules, Transition
+from aiobreaker.core.circuit import Circuit, Rules
 from aiobreaker.core.conditions import ConsecutiveFailures
 from aiobreaker.core.eras import Permit, State, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Fixed
+from aiobreaker.core.transitions import Cause, Transition
 
 PAGE = Path(__file__).parent.parent / "docs" / "states.md"
 

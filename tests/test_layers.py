@@ -16,13 +16,14 @@ FLOORS = [
     ["events"],
     ["hub", "settings", "fallbacks"],
     ["gate"],
+    ["streams"],
     ["guards"],
     ["breaker"],
     ["testing", "demo"],
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions", "tallies", "eras", "circuit"]
+CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions", "tallies", "eras", "transitions", "circuit"]
 IMPURE = {"anyio", "asyncio", "trio", "time", "datetime", "random", "logging", "threading", "os"}
 THIRD_PARTY = {"anyio"}
 

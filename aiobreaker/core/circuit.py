@@ -6,29 +6,16 @@ Callers from several threads must not enter at once: the shell holds a lock arou
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 
 from .conditions import Condition, SlowCallRate
-from .eras import Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped, Totals, Trials
+from .eras import Door, Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped, Totals, Trials
 from .outcomes import Outcome
 from .schedules import Schedule, jittered
 from .tallies import Reading, SlowTally, Tally, tally
+from .transitions import Cause, Forfeit, Transition
 
 LEAST_LEASE = 30.0  # seconds; the default lease of a trial is never shorter
-
-
-class Cause(StrEnum):
-    """What made a transition."""
-
-    TRIPPED = "tripped"
-    HINTED = "hinted"
-    DUE = "due"
-    TRIAL_FAILED = "trial_failed"
-    LEASE_EXPIRED = "lease_expired"
-    INCONCLUSIVE = "inconclusive"
-    RECOVERED = "recovered"
-    MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +31,6 @@ class Rules:
     def slow_after(self) -> float:
         """From how many seconds on a call is slow; infinity when no condition asks."""
         return min((c.slower_than for c in self.conditions if isinstance(c, SlowCallRate)), default=inf)
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One change of state, with the conditions as they stood before it. `open_for` is given when it opens.
-
-    With `shadow` nothing has changed: a circuit that only measures would have opened.
-    """
-
-    old: State
-    new: State
-    cause: Cause
-    reason: str
-    at: float
-    readings: tuple[Reading, ...]
-    open_for: float | None = None
-    attempt: int = 0
-    shadow: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Forfeit:
-    """Trials that held their slot longer than their lease, and have lost it."""
-
-    trials: int
-    at: float
-
-
-class Door:
-    """Where guards look first: the era, while every call may pass without asking; else None.
-
-    `era` is for the guards made for these very settings, `shared` for those that only read the clock before and after.
-    """
-
-    __slots__ = ("era", "shared")
-
-    def __init__(self) -> None:
-        self.era: Flowing | None = None
-        self.shared: Flowing | None = None
 
 
 class Circuit:

@@ -230,6 +230,19 @@ def _first(flights: dict[int, float]) -> tuple[int, float]:
             continue
 
 
+class Door:
+    """Where guards look first: the era, while every call may pass without asking; else None.
+
+    `era` is for the guards made for these very settings, `shared` for those that only read the clock before and after.
+    """
+
+    __slots__ = ("era", "shared")
+
+    def __init__(self) -> None:
+        self.era: Flowing | None = None
+        self.shared: Flowing | None = None
+
+
 class Stopped(Era):
     """An era in which no call passes: OPEN until its time is over, or FORCED_OPEN."""
 

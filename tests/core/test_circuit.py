@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from aiobreaker.core.circuit import Cause, Circuit, Forfeit, Rules, Transition
+from aiobreaker.core.circuit import Circuit, Rules
 from aiobreaker.core.conditions import ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate, any_of
 from aiobreaker.core.eras import Flowing, Permit, Refusal, State, Totals, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Exponential, Fixed, Schedule, Steps
+from aiobreaker.core.transitions import Cause, Forfeit, Transition
 from aiobreaker.core.windows import LastCalls, LastSeconds
 
 S, F, N, C = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED

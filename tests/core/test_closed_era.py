@@ -3,11 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobreaker.core.circuit import Circuit, Rules, Transition
+from aiobreaker.core.circuit import Circuit, Rules
 from aiobreaker.core.conditions import Condition
 from aiobreaker.core.eras import Flowing, State, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Fixed
+from aiobreaker.core.transitions import Transition
 
 from .model import ConditionModel
 from .strategies import conditions

@@ -13,9 +13,10 @@ import anyio
 from anyio.abc import TaskStatus
 
 from aiobreaker import CircuitBreaker, CircuitOpenError, Outcome, Reading, State, StateChanged
-from aiobreaker.core.circuit import Circuit, Transition
+from aiobreaker.core.circuit import Circuit
 from aiobreaker.core.eras import Permit, Refusal
 from aiobreaker.core.outcomes import Judge
+from aiobreaker.core.transitions import Transition
 from aiobreaker.testing import ManualClock, record_events
 
 from .translation import Setup
