@@ -279,13 +279,12 @@ class CircuitBreaker:
 
         """
         gate = self._gate
-        settings = replace(gate.settings, **changes)
+        settings, now = replace(gate.settings, **changes), gate.clock()
         with LOCK:
             if settings.shape is not gate.settings.shape:
                 gate.circuit.door.era = gate.circuit.door.shared = None
                 gate.circuit.door = Door()
             gate.settings = settings
-            now = gate.clock()
             gate.circuit.reconfigure(settings.rules, now)
             if gate.hub.wanted:
                 gate.hub.post(Reconfigured(changed=tuple(changes), **gate.hub.stamp(now)))
@@ -307,8 +306,9 @@ class CircuitBreaker:
     def snapshot(self) -> Snapshot:
         """One look at everything."""
         gate, circuit = self._gate, self._gate.circuit
+        gate.catch_up()
+        now = gate.clock()
         with LOCK:
-            now = gate.clock()
             era = circuit.era
             readings = circuit.readings(now)
             return Snapshot(

@@ -217,8 +217,9 @@ class Gate:
 
     def answered(self, permit: Permit) -> None:
         """A stream has given its first item."""
+        now = self.clock()
         with LOCK:
-            self.circuit.answered(permit, self.clock())
+            self.circuit.answered(permit, now)
 
     def drop(self, permit: Pass, outcome: Outcome = Outcome.IGNORED, subject: object = None) -> None:
         """A call has ended, or was dropped before its end, perhaps by the garbage collector."""
@@ -278,13 +279,15 @@ class Gate:
     def command(self, order: Callable[[float], object]) -> object:
         """Carry out an order to the circuit, and tell what it changed."""
         self.catch_up()
+        now = self.clock()
         with LOCK:
-            answer = order(self.clock())
+            answer = order(now)
             self._note_log()
         self._tell()
         return answer
 
     def _tell(self) -> None:
+        self.catch_up()
         if self.changed.ears:
             self.changed.ring()
         if self.hub.outbox:

@@ -143,11 +143,12 @@ class EventHub:
 
     def channel(self, calls: bool) -> _Channel:
         """The channel with or without the events of single calls."""
-        if calls:
-            self._all = self._all or _Channel()
-            return self._all
-        self._transitions = self._transitions or _Channel()
-        return self._transitions
+        with LOCK:
+            if calls:
+                self._all = self._all or _Channel()
+                return self._all
+            self._transitions = self._transitions or _Channel()
+            return self._transitions
 
     def wanted_changed(self) -> None:
         """Somebody has come or gone."""

@@ -100,10 +100,18 @@ class GuardedStream(Generic[T]):
     async def __aenter__(self) -> Self:
         if self._lifeline is not None:
             raise RuntimeError("this stream has been opened already")
-        self._items = aiter(self._source)
         self._lifeline = _OPENING
-        self._permit = await self._gate.admit_patiently(self._max_wait)
-        self._lifeline = Lifeline(self._gate, self._permit)
+        try:
+            self._permit = permit = await self._gate.admit_patiently(self._max_wait)
+        except BaseException:
+            self._lifeline = None
+            raise
+        self._lifeline = Lifeline(self._gate, permit)
+        try:
+            self._items = aiter(self._source)
+        except BaseException as error:
+            self._gate.broke(permit, error)
+            raise
         return self
 
     async def __aexit__(

@@ -210,3 +210,14 @@ async def test_an_error_of_the_generator_after_one_thrown_in_is_its_own() -> Non
     with pytest.raises(OSError, match="broken by it"):
         await items.athrow(KeyError())
     assert breaker.state is State.OPEN
+
+
+async def test_a_refused_stream_can_be_opened_later() -> None:
+    breaker = CircuitBreaker("stream")
+    stream = breaker.stream(Iterator())
+    breaker.force_open()
+    with pytest.raises(CircuitOpenError):
+        await stream.__aenter__()
+    breaker.reset()
+    async with stream as items:
+        assert await anext(items) == 1

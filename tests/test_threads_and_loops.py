@@ -361,9 +361,9 @@ def test_trial_slots_stay_exact_over_all_threads() -> None:
         raise NeutralError
 
     async def caller() -> None:
-        for _ in range(150):
+        for number in range(400):
             with suppress(CircuitOpenError, NeutralError), anyio.CancelScope() as scope:
-                if not room.visits % 3:
+                if not number % 3:
                     scope.cancel()
                 await breaker.call(trial)
 
@@ -792,8 +792,7 @@ def end(threads):
 
 BUSY = """
 sys.setswitchinterval(1e-5)
-told = []
-breaker.subscribe(told.append)
+breaker.subscribe(lambda event: sum(range(1_000)))  # so that forks often come in the middle of a delivery
 
 def give_orders():
     while not over.is_set():
@@ -1123,6 +1122,13 @@ def test_an_observer_of_calls_may_give_orders_too() -> None:
     with pytest.raises(CircuitOpenError):
         anyio.run(breaker.call, fine)
     assert seen == ["CallFinished", "StateChanged", "CallRefused"]
+
+
+def test_an_observer_holds_up_no_other_thread() -> None:
+    breaker = CircuitBreaker("told")
+    breaker.subscribe(lambda event: in_threads(breaker.snapshot, breaker.disable))
+    breaker.force_open()
+    assert breaker.state is State.DISABLED
 
 
 def test_an_observer_may_end_itself_and_bring_in_another() -> None:
