@@ -184,7 +184,11 @@ class Gate:
 
     def returned(self, permit: Pass, result: object, began: float | None = None) -> None:
         """A call has returned a result that must be judged. What the user's rule raises goes to the caller."""
-        outcome, subject, hint = self.verdict(permit, result, began)
+        try:
+            outcome, subject, hint = self.verdict(result)
+        except BaseException:
+            self.settle(permit, Outcome.IGNORED, began=began)
+            raise
         if outcome is Outcome.SUCCESS and hint is None and isinstance(permit, Flowing) and began is not None:
             now = self.clock()
             if now - began < permit.slow_after and now < permit.roll_at and (n := permit.n + 1) < permit.horizon:
@@ -192,13 +196,9 @@ class Gate:
                 return
         self.settle(permit, outcome, subject, hint, began)
 
-    def verdict(self, permit: Pass, result: object, began: float | None = None) -> tuple[Outcome, object, float | None]:
+    def verdict(self, result: object) -> tuple[Outcome, object, float | None]:
         """What the rules say of a result: outcome, the result itself, and the server's hint."""
-        try:
-            return self.settings.judge.result(result), result, self.settings.hint(result, time.time())
-        except BaseException:
-            self.settle(permit, Outcome.IGNORED, began=began)
-            raise
+        return self.settings.judge.result(result), result, self.settings.hint(result, time.time())
 
     def broke(self, permit: Pass, error: BaseException, began: float | None = None) -> None:
         """A call has raised. What the user's rule raises in its turn goes to the caller, with the error as its context."""

@@ -267,10 +267,10 @@ class Guard:
 
     def check(self, result: T) -> T:
         """Judge a result by the breaker's rules (`failure_if`, `retry_after`), and give it back."""
-        era = self._pass
-        if era is None or era is _ENTERING:
+        if self._pass is None or self._pass is _ENTERING:
             raise RuntimeError("check() belongs inside the guarded block")
-        self._verdict = self._gate.verdict(era, result, self._began)
+        self.ignore()  # which stands if a rule raises
+        self._verdict = self._gate.verdict(result)
         return result
 
 

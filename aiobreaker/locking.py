@@ -1,4 +1,4 @@
-"""The one lock of the process. It covers every transition and nothing else: no await, no user code, no I/O under it.
+"""The one lock of the process. It covers every transition and nothing else: no await, no I/O, no user code but `random`.
 
 One for all breakers, because a fork must never copy it while it is held: it is taken before the fork and given back on both
 sides. It is re-entrant for one reason: the garbage collector may run a finaliser while it is held. See `interrupted`.

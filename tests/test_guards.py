@@ -260,6 +260,18 @@ async def test_inside_a_block_the_caller_may_decide() -> None:
     assert str(refusal.value.last_failure) == "result: 503"
 
 
+async def test_a_rule_that_raises_inside_a_block_counts_nothing_twice() -> None:
+    def broken(result: object) -> bool:
+        raise ZeroDivisionError
+
+    breaker = CircuitBreaker("broken rule", failure_if=broken)
+    with pytest.raises(ZeroDivisionError):
+        async with breaker.guard() as call:
+            call.check(5)
+    assert breaker.snapshot().totals == Totals(ignored=1)
+    assert breaker.snapshot().in_flight == 0
+
+
 async def test_one_guard_object_guards_one_block_at_a_time() -> None:
     guard = CircuitBreaker("once").guard()
     with pytest.raises(RuntimeError, match="belongs inside"):

@@ -379,6 +379,34 @@ def test_trial_slots_stay_exact_over_all_threads() -> None:
 
 
 @pytest.mark.usefixtures("hasty_threads")
+def test_one_trial_runs_when_the_open_time_is_over_for_all_threads_at_once() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("due", clock=clock)
+    room = Room()
+
+    async def trial() -> None:
+        await room.visit()
+        raise OSError
+
+    def open_until_now() -> None:
+        breaker.reset()
+        breaker.open(1)
+        clock.advance(1)
+
+    together = threading.Barrier(4, action=open_until_now)
+
+    async def caller() -> None:
+        for _ in range(500):
+            together.wait(LONG)
+            with suppress(CircuitOpenError, OSError):
+                await breaker.call(trial)
+
+    in_threads(*in_loops(*[caller] * 4))
+    assert (room.visits, room.most) == (500, 1)
+    assert breaker.snapshot().in_flight == 0
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_transitions_stay_exact_over_all_threads() -> None:
     breaker = CircuitBreaker("transitions")
     breaker.half_open()

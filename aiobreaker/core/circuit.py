@@ -139,6 +139,8 @@ class Circuit:
         `why` says what failed, if anybody asks, `hint` is for how many seconds the dependency asked to be left alone.
         """
         if isinstance(permit, Permit):
+            if permit.settled:
+                return False
             era: Era = permit.era
             permit.settled = True
             elapsed = (now if permit.answered is None else permit.answered) - began

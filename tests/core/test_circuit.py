@@ -643,3 +643,12 @@ def test_a_memory_taken_over_twice_is_not_shared() -> None:
     assert [(reading.count, reading.calls) for reading in bench.circuit.readings(0.0)] == [(2, 3), (2, 3)]
     bench.now = 10.0
     assert [(reading.count, reading.calls) for reading in bench.circuit.readings(10.0)] == [(0, 0), (0, 0)]
+
+
+def test_a_permit_settles_once() -> None:
+    bench = Bench(ConsecutiveFailures(1)).half_opened()
+    permit = bench.start()
+    assert bench.end(permit, S)
+    assert not bench.end(permit, F)
+    assert bench.state is State.CLOSED
+    assert bench.circuit.totals == Totals(successes=1)
