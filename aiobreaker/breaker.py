@@ -91,7 +91,6 @@ class CircuitBreaker:
 
     Raises:
         TypeError, ValueError: a setting that cannot be; the message names it, its value, and what is allowed.
-
     """
 
     __slots__ = ("__weakref__", "_gate")
@@ -157,18 +156,10 @@ class CircuitBreaker:
 
         Raises:
             TypeError: it is anything else.
-
         """
         return guards.guard_function(self._gate, fn)
 
-    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function and await what it returns, guarded.
-
-        Raises:
-            CircuitOpenError: the call was refused; the function did not run.
-
-        """
-        return await guards.call(self._gate, fn, args, kwargs)
+    call = guards.call  # in one frame, not two
 
     def guard(self, *, max_wait: float = 0.0) -> Guard:
         """A guarded block: `async with breaker.guard() as call: ...`.
@@ -185,7 +176,6 @@ class CircuitBreaker:
 
         Raises:
             CircuitOpenError: refused, at once or after waiting.
-
         """
         return HeldPermit(self._gate, await self._gate.admit_patiently(checks.wait("max_wait", max_wait)))
 
@@ -276,7 +266,6 @@ class CircuitBreaker:
 
         Raises:
             TypeError, ValueError: as for the constructor; nothing is changed then.
-
         """
         gate = self._gate
         settings, now = replace(gate.settings, **changes), gate.clock()

@@ -40,6 +40,7 @@ class Gate:
         "circuit",
         "clock",
         "hub",
+        "judges",
         "last_failure",
         "name",
         "settings",
@@ -55,6 +56,7 @@ class Gate:
         self.changed = Bell()
         self.last_failure: FailureSummary | None = None
         self.waiting = 0
+        self.judges = False
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
         self._later: list[Callable[[], object]] = []
@@ -65,14 +67,10 @@ class Gate:
         self.at_once_or_later(self._show_door)
 
     def _show_door(self) -> None:
+        self.judges = self.settings.shape is Shape.JUDGED
         with LOCK:
             self.circuit.personal = self.hub.wants_calls
             self.circuit.open_door()
-
-    @property
-    def judges(self) -> bool:
-        """Whether results must be looked at."""
-        return self.settings.shape is Shape.JUDGED
 
     # -- in
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from .core.eras import Permit
 from .core.outcomes import Outcome
@@ -19,6 +19,7 @@ from .gate import Gate
 from .settings import Shape
 from .streams import Lifeline, guard_generator
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Function = Callable[..., Any]
 
@@ -176,8 +177,19 @@ _VARIANTS = {
 # -- call
 
 
-async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-    """Call the function and await what it returns, guarded."""
+class Gated(Protocol):
+    """What has a gate: a breaker."""
+
+    _gate: Gate
+
+
+async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call the function and await what it returns, guarded.
+
+    Raises:
+        CircuitOpenError: the call was refused; the function did not run.
+    """
+    gate = self._gate
     era: Any = gate.circuit.door.shared
     if era is None:
         era = gate.admit() or await gate.admit_slowly()
@@ -190,8 +202,7 @@ async def call(gate: Gate, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...
         gate.broke(era, error, began)
         raise
     now = gate.clock()
-    plain = now - began < era.slow_after and now < era.roll_at and not gate.judges
-    if plain and (n := era.n + 1) < era.horizon:
+    if now - began < era.slow_after and now < era.roll_at and not gate.judges and (n := era.n + 1) < era.horizon:
         era.n = n
     else:
         gate.returned(era, result, began)

@@ -49,7 +49,6 @@ class ServiceProcess:
 
         Raises:
             ServiceError: it has ended, or it does not answer in time.
-
         """
         command = [sys.executable, "-m", "aiobreaker.demo.service", "--port", str(self.port), "--seed", str(self._seed)]
         # a session of its own: Ctrl-C in the terminal is for the demo, which then ends the service

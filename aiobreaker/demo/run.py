@@ -33,7 +33,6 @@ async def perform(record: Record, picture: Picture) -> None:
 
     Raises:
         ServiceError: the service cannot be run.
-
     """
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_heed_signals, record, tasks.cancel_scope)
