@@ -317,7 +317,7 @@ class CircuitBreaker:
                 waiting=gate.waiting,
                 totals=circuit.totals,
                 transitions=circuit.transitions,
-                last_failure=gate.last_failure,
+                last_failure=gate.sum_up(),
             )
 
     def explain(self) -> str:

@@ -15,6 +15,16 @@ from .core.eras import State
 _LONGEST_MESSAGE = 200
 
 
+def told(subject: object) -> tuple[str, str]:
+    """Type and message of an exception, or of a result that counts as a failure."""
+    try:
+        if isinstance(subject, BaseException):
+            return type(subject).__name__, str(subject)[:_LONGEST_MESSAGE]
+        return "result", repr(subject)[:_LONGEST_MESSAGE]
+    except Exception:  # somebody's __str__ must not break the guarded call
+        return type(subject).__name__, "(no text: its __str__ raised)"
+
+
 class FailureSummary(NamedTuple):
     """A failure without its traceback: the type's name, the message (shortened), and when, on the breaker's clock.
 
@@ -28,12 +38,7 @@ class FailureSummary(NamedTuple):
     @classmethod
     def of(cls, subject: object, at: float) -> "FailureSummary":
         """The summary of an exception, or of a result that counts as a failure."""
-        raised = isinstance(subject, BaseException)
-        try:
-            message = str(subject) if raised else repr(subject)
-        except Exception:
-            message = "(no text: its __str__ raised)"
-        return cls(type(subject).__name__ if raised else "result", message[:_LONGEST_MESSAGE], at)
+        return cls(*told(subject), at)
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type

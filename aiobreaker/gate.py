@@ -16,7 +16,7 @@ from .core.circuit import Circuit
 from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State
 from .core.outcomes import Outcome
 from .core.transitions import Forfeit, Transition
-from .errors import CircuitOpenError, FailureSummary
+from .errors import CircuitOpenError, FailureSummary, told
 from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, WouldOpen
 from .hub import EventHub
 from .locking import LOCK, interrupted
@@ -36,6 +36,8 @@ class Gate:
         "_errands",
         "_later",
         "_line",
+        "_newest",
+        "brisk",
         "changed",
         "circuit",
         "clock",
@@ -55,8 +57,9 @@ class Gate:
         self.hub = EventHub(name, self.show_door)
         self.changed = Bell()
         self.last_failure: FailureSummary | None = None
+        self._newest: tuple[str, str, float] | None = None
         self.waiting = 0
-        self.judges = False
+        self.judges = self.brisk = False
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
         self._later: list[Callable[[], object]] = []
@@ -68,6 +71,7 @@ class Gate:
 
     def _show_door(self) -> None:
         self.judges = self.settings.shape is Shape.JUDGED
+        self.brisk = not self.hub.wants_calls and self.settings.retry_after is None
         with LOCK:
             self.circuit.personal = self.hub.wants_calls
             self.circuit.open_door()
@@ -203,6 +207,8 @@ class Gate:
         if isinstance(error, GeneratorExit):
             self.drop(permit)
             return
+        if self.brisk and isinstance(permit, Flowing) and self._failed_plainly(permit, error, began):
+            return
         try:
             outcome = self.settings.judge.error(error, () if isinstance(error, Exception) else _cancellation())
             hint = None
@@ -212,6 +218,26 @@ class Gate:
             self.settle(permit, Outcome.IGNORED, began=began)
             raise
         self.settle(permit, outcome, error, hint, began)
+
+    def _failed_plainly(self, era: Flowing, error: BaseException, began: float | None) -> bool:
+        """The short way for a failure that nobody watches. False: it takes the long one."""
+        if not self.settings.judge.is_plain_failure(error):
+            return False
+        now, words = self.clock(), told(error)
+        with LOCK:
+            if not self.circuit.failed(era, now, 0.0 if began is None else now - began):
+                return False
+            self._newest = (*words, now)
+            changed = self._note_log()
+        if changed:
+            self._tell()
+        return True
+
+    def sum_up(self) -> FailureSummary | None:
+        """The newest failure, put together only now that somebody asks."""
+        if self._newest is not None:
+            self.last_failure, self._newest = FailureSummary(*self._newest), None
+        return self.last_failure
 
     def answered(self, permit: Permit) -> None:
         """A stream has given its first item."""
@@ -254,6 +280,7 @@ class Gate:
         failure: FailureSummary | None = None
         if outcome is Outcome.FAILURE:
             self.last_failure = failure = FailureSummary.of(subject, now)
+            self._newest = None
         with LOCK:
             in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, failure, hint)
             if self.hub.wants_calls and era.state is not State.DISABLED:
@@ -297,6 +324,7 @@ class Gate:
         if not log:
             return False
         self.circuit.log = []
+        self.sum_up()
         if self.hub.wanted:
             for entry in log:
                 self._note(entry)

@@ -182,6 +182,15 @@ class Circuit:
                 each.record_unshared(era.n, now, elapsed)
         return era.look_ahead()
 
+    def failed(self, era: Flowing, now: float, elapsed: float) -> bool:
+        """A failure in the plainest case, of a call that shares the era. False: not that plain, `settle` it."""
+        if era is not self.era or era.flights is not None or era.quiet_until != -inf:
+            return False
+        met = era.record(True, now, elapsed)
+        if met is not None:
+            self._judge(era, met, now)
+        return True
+
     def _too_late(self, era: Era) -> bool:
         self._stragglers -= 1
         if era.state is not State.DISABLED:

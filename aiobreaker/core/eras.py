@@ -12,7 +12,8 @@ from typing import ClassVar, NamedTuple
 from . import checks
 from .conditions import Condition
 from .slots import Slots
-from .tallies import Reading, SlowTally, Tally, tally
+from .tallies import Reading, SlowTally, StreakTally, Tally, tally
+from .windows import SecondsMemory
 
 
 class State(StrEnum):
@@ -131,7 +132,7 @@ class Flowing(Era):
     `flights` holds the start of every running call by its ticket, oldest first, if a condition counts calls in flight.
     """
 
-    __slots__ = ("_levels", "_watchers", "flights", "quiet_until", "tallies")
+    __slots__ = ("_levels", "_timed", "_watchers", "flights", "quiet_until", "tallies")
 
     def __init__(self, state: State, since: float, reason: str, conditions: tuple[Condition, ...]) -> None:
         super().__init__(state, since, reason)
@@ -143,6 +144,8 @@ class Flowing(Era):
     def count_for(self, tallies: tuple[Tally, ...]) -> None:
         """Count for these from now on. Calls in flight are known from the start of the first that asks for them."""
         self.tallies = tallies
+        memories = (each.memory for each in tallies if not isinstance(each, StreakTally))
+        self._timed = tuple(memory for memory in memories if isinstance(memory, SecondsMemory))
         watchers = [each for each in tallies if isinstance(each, SlowTally) and each.condition.count_in_flight]
         self._watchers = sorted(watchers, key=lambda each: each.condition.slower_than)
         running = {ticket: began for level in self._levels for ticket, began in level.items()}
@@ -154,15 +157,13 @@ class Flowing(Era):
 
     def look_ahead(self) -> Tally | None:
         """Work out when a success could next change the verdict. The answer is a tally whose condition is met now."""
-        self.horizon = self.roll_at = inf
+        self.roll_at = min((memory.roll_at for memory in self._timed), default=inf)
+        self.horizon = inf
         for each in self.tallies:
-            horizon, roll_at = each.horizon(self.n), each.roll_at
+            horizon = each.horizon(self.n)
             if horizon <= self.n:
                 return each
-            if horizon < self.horizon:
-                self.horizon = horizon
-            if roll_at < self.roll_at:
-                self.roll_at = roll_at
+            self.horizon = min(self.horizon, horizon)
         return None
 
     def record(self, failed: bool, now: float, elapsed: float) -> Tally | None:
@@ -177,8 +178,9 @@ class Flowing(Era):
                 met = met or each
             elif horizon < ahead:
                 ahead = horizon
-            if each.roll_at < soon:
-                soon = each.roll_at
+        for memory in self._timed:
+            if memory.roll_at < soon:
+                soon = memory.roll_at
         self.horizon, self.roll_at = ahead, soon
         return met
 

@@ -62,6 +62,16 @@ class Judge:
                 return outcome
         return Outcome.CANCELLED
 
+    def is_plain_failure(self, error: BaseException) -> bool:
+        """A quick look that is sure of a failure; False only means that it is not."""
+        return (
+            isinstance(error, self._failure_types)
+            and not isinstance(error, self._ignored_types)
+            and self._ignores is None
+            and isinstance(error, Exception)
+            and not isinstance(error, BaseExceptionGroup)
+        )
+
     def _leaf(self, error: BaseException, cancelled: type[BaseException] | tuple[()]) -> Outcome:
         if not isinstance(error, Exception):
             return Outcome.CANCELLED if isinstance(error, cancelled) else Outcome.IGNORED

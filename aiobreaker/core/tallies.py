@@ -1,8 +1,8 @@
 """What one era has counted for each condition.
 
 A tally never hears of an ordinary success. It says beforehand, as its horizon, at which call number a success could be the
-one that meets the condition, and as `roll_at` at which time; until then a success is a counter and a comparison. A horizon
-that is not ahead of the newest call means: met.
+one that meets the condition; until then, and until a memory rolls, a success is a counter and a comparison. A horizon that is
+not ahead of the newest call means: met.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from .conditions import Condition, ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate
-from .windows import Memory, carry_over, remember
+from .windows import carry_over, remember
 
 C = TypeVar("C", FailureCount, FailureRate, SlowCallRate)
 
@@ -51,8 +51,6 @@ class StreakTally:
 
     __slots__ = ("_last", "_length", "condition")
 
-    roll_at = inf
-
     def __init__(self, condition: ConsecutiveFailures, origin: int) -> None:
         self.condition = condition
         self._last = origin
@@ -90,19 +88,6 @@ class _WindowTally(Generic[C]):
         self.condition: C = condition
         self.memory = remember(condition.window, origin)
 
-    @property
-    def roll_at(self) -> float:
-        """When time next changes what is remembered."""
-        return self.memory.roll_at
-
-    def remember(self, number: int, now: float, marked: bool) -> None:
-        """Take a call into the window."""
-        memory = self.memory
-        if now >= memory.roll_at:
-            memory.roll(number - 1, now)
-        if marked:
-            memory.mark(number)
-
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
         if isinstance(old, _WindowTally) and isinstance(old, SlowTally) == isinstance(self, SlowTally):
@@ -116,8 +101,8 @@ class CountTally(_WindowTally[FailureCount]):
 
     def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
         """Call `number` has ended. The answer is the new horizon."""
-        self.remember(number, now, failed)
-        return self.horizon(number)
+        marks, _ = self.memory.take(number, now, failed)
+        return number if marks >= self.condition.failures else inf
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
@@ -137,12 +122,12 @@ class RateTally(_WindowTally[FailureRate]):
 
     def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
         """Call `number` has ended. The answer is the new horizon."""
-        self.remember(number, now, failed)
-        return _horizon(self.condition, number, self.memory, number, 0)
+        marks, calls = self.memory.take(number, now, failed)
+        return _horizon(self.condition, number, marks, calls) if marks else inf
 
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
-        return _horizon(self.condition, number, self.memory, number, 0)
+        return _horizon(self.condition, number, *self.memory.counts(number))
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
@@ -166,19 +151,20 @@ class SlowTally(_WindowTally[SlowCallRate]):
 
     def record(self, number: int, now: float, failed: bool, elapsed: float) -> float:
         """Call `number` has ended. The answer is the new horizon."""
-        newest = number + self.unshared
-        self.remember(newest, now, elapsed >= self.condition.slower_than)
-        return _horizon(self.condition, number, self.memory, newest, self.aged)
+        aged, slow = self.aged, elapsed >= self.condition.slower_than
+        marks, calls = self.memory.take(number + self.unshared, now, slow)
+        return _horizon(self.condition, number, marks + aged, calls + aged) if marks or aged else inf
 
     def record_unshared(self, number: int, now: float, elapsed: float) -> None:
         """A call has ended that has no number: it was cancelled, and counts only if it was slow."""
         if elapsed >= self.condition.slower_than:
             self.unshared += 1
-            self.remember(number + self.unshared, now, True)
+            self.memory.take(number + self.unshared, now, True)
 
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
-        return _horizon(self.condition, number, self.memory, number + self.unshared, self.aged)
+        marks, calls = self.memory.counts(number + self.unshared)
+        return _horizon(self.condition, number, marks + self.aged, calls + self.aged)
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
@@ -208,17 +194,12 @@ def tally(condition: Condition, origin: int = 0) -> Tally:
     return SlowTally(condition, origin)
 
 
-def _horizon(condition: FailureRate | SlowCallRate, number: int, memory: Memory, newest: int, more: int) -> float:
-    """When a success could meet a rate, of a memory whose newest call is `newest`, with so many `more`, all of them bad."""
-    count, calls = memory.counts(newest)
-    count += more
-    if not count:
-        return inf
-    calls += more
-    if calls >= condition.minimum_calls and count / calls >= condition.rate:
-        return number
-    wanted = max(1, condition.minimum_calls - calls)
-    return number + wanted if count / (memory.next_calls(newest, wanted) + more) >= condition.rate else inf
+def _horizon(condition: FailureRate | SlowCallRate, number: int, marks: int, calls: int) -> float:
+    """The call number at which a success could meet a rate. Once there are enough calls a success only lowers it."""
+    minimum = condition.minimum_calls
+    if calls >= minimum:
+        return number if marks / calls >= condition.rate else inf
+    return number + minimum - calls if marks / minimum >= condition.rate else inf
 
 
 def _rate_reading(condition: FailureRate | SlowCallRate, count: int, calls: int) -> Reading:

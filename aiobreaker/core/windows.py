@@ -57,14 +57,13 @@ class CallMemory:
         self._origin = origin
         self._marked: deque[int] | None = None
 
-    def mark(self, number: int) -> None:
-        """Remember that this call, the newest, is a marked one."""
-        if self._marked is None:
-            self._marked = deque()
-        self._marked.append(number)
-
-    def roll(self, number: int, now: float) -> None:
-        """Time changes nothing here."""
+    def take(self, number: int, now: float, marked: bool) -> tuple[int, int]:
+        """Take in the newest call, and answer as `counts` does."""
+        if marked:
+            if self._marked is None:
+                self._marked = deque()
+            self._marked.append(number)
+        return self.counts(number)
 
     def expire(self, number: int, now: float) -> None:
         """Time changes nothing here."""
@@ -87,10 +86,6 @@ class CallMemory:
     def history(self, number: int) -> list[int]:
         """The numbers of the marked calls, oldest first."""
         return list(self._marked) if self.marks(number) and self._marked else []
-
-    def next_calls(self, number: int, more: int) -> int:
-        """How many calls would be inside the window after so many more."""
-        return min(number + more - self._origin, self._size)
 
 
 class _Bucket:
@@ -117,16 +112,17 @@ class SecondsMemory:
         self._base = origin
         self._marks = 0
 
-    def mark(self, number: int) -> None:
-        """Remember that this call, the newest, is a marked one. Only after `roll`."""
-        assert self._buckets
-        self._buckets[-1].marks += 1
-        self._marks += 1
+    def take(self, number: int, now: float, marked: bool) -> tuple[int, int]:
+        """Take in the newest call, and answer as `counts` does."""
+        if now >= self.roll_at:
+            self._roll(number - 1, now)
+        if marked and self._buckets:  # after a roll there is one
+            self._buckets[-1].marks += 1
+            self._marks += 1
+        return self._marks, number - self._base
 
-    def roll(self, number: int, now: float) -> None:
+    def _roll(self, number: int, now: float) -> None:
         """Make room for a call at `now`; `number` is the newest call before it."""
-        if now < self.roll_at:
-            return
         self.expire(number, now)
         buckets = self._buckets
         if buckets is None:
@@ -160,10 +156,6 @@ class SecondsMemory:
         ends = [*(bucket.base for bucket in buckets[1:]), number]
         return [end - back for bucket, end in zip(buckets, ends, strict=False) for back in reversed(range(bucket.marks))]
 
-    def next_calls(self, number: int, more: int) -> int:
-        """How many calls would be inside the window after so many more."""
-        return number + more - self._base
-
     def adopt(self, other: "SecondsMemory") -> None:
         """Take over the buckets of another memory; its times stand, this window's length applies."""
         self._buckets = deque(_Bucket(bucket.start, bucket.base, bucket.marks) for bucket in other._buckets or ())
@@ -190,7 +182,7 @@ def carry_over(old: Memory, window: Window, number: int, now: float) -> Memory:
     new = remember(window, origin=number - old.calls(number))
     if isinstance(new, CallMemory):
         for marked in old.history(number):
-            new.mark(marked)
+            new.take(marked, now, True)
     elif isinstance(old, SecondsMemory):
         new.adopt(old)
     else:

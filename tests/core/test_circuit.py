@@ -292,6 +292,12 @@ def test_a_slow_cancellation_leaves_failure_conditions_alone() -> None:
     assert bench.state is State.OPEN
 
 
+def test_a_cancellation_is_slow_for_whom_it_was_slow() -> None:
+    bench = Bench(SlowCallRate(1.0, 1.0, LastCalls(9), minimum_calls=9) | SlowCallRate(1.0, 5.0, LastCalls(9), minimum_calls=9))
+    bench.run(C, took=2.0)
+    assert [reading.count for reading in bench.circuit.readings(bench.now)] == [1, 0]
+
+
 IN_FLIGHT = SlowCallRate(0.5, slower_than=2.0, window=LastSeconds(60), minimum_calls=3, count_in_flight=True)
 
 

@@ -11,10 +11,9 @@ from aiobreaker.core.windows import CallMemory, LastCalls, LastSeconds, SecondsM
 
 def test_the_last_calls_forget_the_call_before_the_last_n() -> None:
     memory = CallMemory(LastCalls(3))
-    memory.mark(1)
-    assert (memory.marks(3), memory.calls(3)) == (1, 3)
-    assert (memory.marks(4), memory.calls(4)) == (0, 3)
-    assert memory.next_calls(2, 5) == 3
+    assert memory.take(1, 0.0, marked=True) == (1, 1)
+    assert memory.counts(3) == (memory.marks(3), memory.calls(3)) == (1, 3)
+    assert memory.counts(4) == (0, 3)
     assert memory.roll_at == inf
     assert memory.history(4) == []
 
@@ -27,8 +26,7 @@ def test_a_call_memory_allocates_nothing_before_the_first_mark() -> None:
 
 def test_an_entry_exactly_one_window_old_is_out() -> None:
     memory = SecondsMemory(LastSeconds(10.0))
-    memory.roll(0, 5.0)
-    memory.mark(1)
+    assert memory.take(1, 5.0, marked=True) == (1, 1)
     memory.expire(1, 14.999)
     assert (memory.marks(1), memory.calls(1)) == (1, 1)
     memory.expire(1, 15.0)
@@ -42,8 +40,7 @@ def test_no_more_buckets_than_asked_for(steps: list[float], buckets: int) -> Non
     now = 0.0
     for number, step in enumerate(sorted(steps)):
         now += step % 4
-        memory.roll(number, now)
-        memory.mark(number + 1)
+        memory.take(number + 1, now, marked=True)
         assert memory._buckets is not None
         assert len(memory._buckets) <= buckets
         assert all(now < bucket.start + 10.0 for bucket in memory._buckets)
@@ -52,9 +49,7 @@ def test_no_more_buckets_than_asked_for(steps: list[float], buckets: int) -> Non
 def test_what_is_known_of_marks_in_seconds_is_right_to_the_bucket() -> None:
     memory = SecondsMemory(LastSeconds(10.0))
     for number, now in [(1, 0.0), (2, 0.5), (3, 2.0)]:
-        memory.roll(number - 1, now)
-        if number != 1:
-            memory.mark(number)
+        memory.take(number, now, marked=number != 1)
     assert memory.history(3) == [2, 3]
     assert remember(LastSeconds(5.0)).history(9) == []
 
@@ -62,7 +57,7 @@ def test_what_is_known_of_marks_in_seconds_is_right_to_the_bucket() -> None:
 def test_carry_over_between_calls_and_seconds() -> None:
     calls = CallMemory(LastCalls(5))
     for number in (2, 4, 6):
-        calls.mark(number)
+        calls.take(number, 0.0, marked=True)
     seconds = carry_over(calls, LastSeconds(10.0), 6, now=3.0)
     assert (seconds.calls(6), seconds.marks(6)) == (5, 3)
     seconds.expire(6, 12.9)
