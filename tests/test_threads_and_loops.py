@@ -1038,6 +1038,25 @@ def test_what_is_collected_in_the_middle_of_a_transition_ends_right_after_it(way
     assert not garbage
 
 
+def test_a_trial_collected_in_the_middle_of_a_transition_cannot_make_another_one() -> None:
+    garbage: list[object] = []
+
+    def random() -> float:
+        garbage.clear()
+        return 0.5
+
+    breaker = CircuitBreaker("torn", trials=Trials(2, concurrent=2, max_inconclusive=1), random=random)
+    breaker.half_open()
+    garbage.append(begin(in_a_call(breaker)))
+    with record_events(breaker) as events, suppress(OSError):
+        anyio.run(breaker.call, fail)
+    assert not garbage
+    (opened,) = check_order(events)
+    assert opened.reason == breaker.snapshot().reason == "a trial failed: OSError: down"
+    assert breaker.snapshot().in_flight == 0
+    assert breaker.snapshot().totals.late == 1
+
+
 def test_a_call_collected_in_the_middle_of_a_transition_does_not_keep_a_drain_waiting() -> None:
     breaker = CircuitBreaker("drained")
     collected, other = [begin(in_a_call(breaker))], begin(in_a_call(breaker))
