@@ -250,13 +250,13 @@ class CircuitBreaker:
         any more. An order given meanwhile (`reset()`, say) ends the hold, and the wait.
         """
         circuit = self._gate.circuit
-        hold = self._gate.command(lambda now: circuit.hold(now, reason))
+        hold = self._gate.hold(reason)
         try:
             if drain:
                 await self._gate.drain(hold)
             yield
         finally:
-            self._gate.at_once_or_later(lambda: self._gate.command(lambda now: circuit.release(hold, now)))
+            self._gate.command(lambda now: circuit.release(hold, now))
 
     def reconfigure(self, **changes: Unpack[Changes]) -> None:
         """Change settings in use. The state stays, and what was remembered, as far as it has a meaning under the new ones.
@@ -295,8 +295,7 @@ class CircuitBreaker:
     def snapshot(self) -> Snapshot:
         """One look at everything."""
         gate, circuit = self._gate, self._gate.circuit
-        gate.catch_up()
-        now = gate.clock()
+        now = gate.look()
         with LOCK:
             era = circuit.era
             readings = circuit.readings(now)
@@ -317,7 +316,7 @@ class CircuitBreaker:
                 waiting=gate.waiting,
                 totals=circuit.totals,
                 transitions=circuit.transitions,
-                last_failure=gate.sum_up(),
+                last_failure=gate.last_failure,
             )
 
     def explain(self) -> str:

@@ -4,6 +4,7 @@ Law: between an admission and the first line of the guarded code there is no awa
 be awaited around a transition runs under the breaker's anyio lock. No user code runs under the thread lock.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +38,7 @@ class Gate:
         "_later",
         "_line",
         "_newest",
+        "_process",
         "brisk",
         "changed",
         "circuit",
@@ -59,6 +61,7 @@ class Gate:
         self.last_failure: FailureSummary | None = None
         self._newest: tuple[str, str, float] | None = None
         self.waiting = 0
+        self._process = os.getpid()
         self.judges = self.brisk = False
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
@@ -163,7 +166,7 @@ class Gate:
                 self._tell()
             except BaseException:  # an observer was interrupted
                 if isinstance(answer, Permit):
-                    self.drop(answer)
+                    self.settle(answer, Outcome.IGNORED)
                 raise
         return answer
 
@@ -205,7 +208,7 @@ class Gate:
     def broke(self, permit: Pass, error: BaseException, began: float | None = None) -> None:
         """A call has raised. What the user's rule raises in its turn goes to the caller, with the error as its context."""
         if isinstance(error, GeneratorExit):
-            self.drop(permit)
+            self.settle(permit, Outcome.IGNORED)
             return
         if self.brisk and isinstance(permit, Flowing) and self._failed_plainly(permit, error, began):
             return
@@ -221,7 +224,7 @@ class Gate:
 
     def _failed_plainly(self, era: Flowing, error: BaseException, began: float | None) -> bool:
         """The short way for a failure that nobody watches. False: it takes the long one."""
-        if not self.settings.judge.is_plain_failure(error):
+        if interrupted() or not self.settings.judge.is_plain_failure(error):
             return False
         now, words = self.clock(), told(error)
         with LOCK:
@@ -233,11 +236,17 @@ class Gate:
             self._tell()
         return True
 
-    def sum_up(self) -> FailureSummary | None:
-        """The newest failure, put together only now that somebody asks."""
+    def look(self) -> float:
+        """Make what there is to see true, and say when."""
+        self._leave_parent()
+        self.catch_up()
+        self.sum_up()
+        return self.clock()
+
+    def sum_up(self) -> None:
+        """Put the newest failure together, only now that somebody asks."""
         if self._newest is not None:
             self.last_failure, self._newest = FailureSummary(*self._newest), None
-        return self.last_failure
 
     def answered(self, permit: Permit) -> None:
         """A stream has given its first item."""
@@ -245,15 +254,14 @@ class Gate:
         with LOCK:
             self.circuit.answered(permit, now)
 
-    def drop(self, permit: Pass, outcome: Outcome = Outcome.IGNORED, subject: object = None) -> None:
-        """A call has ended, or was dropped before its end, perhaps by the garbage collector."""
-        self.at_once_or_later(partial(self.settle, permit, outcome, subject))
-
     def at_once_or_later(self, action: Callable[[], object]) -> None:
-        """Do it at once; but if this is a finaliser in the middle of a transition, as soon as that is over."""
-        if not interrupted():
+        """Do it at once; but if this is a finaliser, or a signal, in the middle of a transition, as soon as that is over."""
+        if interrupted():
+            self._do_later(action)
+        else:
             action()
-            return
+
+    def _do_later(self, action: Callable[[], object]) -> None:
         self._later.append(action)
         call_soon(self.catch_up)
 
@@ -271,6 +279,9 @@ class Gate:
         began: float | None = None,
     ) -> None:
         """End a call with this outcome, once. `subject` is the error or result that made it a failure."""
+        if interrupted():
+            self._do_later(partial(self.settle, permit, outcome, subject, hint, began))
+            return
         now = self.clock()
         if isinstance(permit, Permit):
             if permit.settled:
@@ -301,8 +312,16 @@ class Gate:
 
     # -- telling
 
-    def command(self, order: Callable[[float], object]) -> object:
+    def command(self, order: Callable[[float], object]) -> None:
         """Carry out an order to the circuit, and tell what it changed."""
+        self.at_once_or_later(partial(self._carry_out, order))
+
+    def hold(self, reason: str) -> object:
+        """Refuse everything until this hold is released."""
+        self._leave_parent()
+        return self._carry_out(lambda now: self.circuit.hold(now, reason))
+
+    def _carry_out(self, order: Callable[[float], object]) -> object:
         self.catch_up()
         now = self.clock()
         with LOCK:
@@ -352,7 +371,7 @@ class Gate:
                 if not isinstance(permit, Permit):
                     return
                 if not isinstance(permit.era, HalfOpen):  # closed in the meantime, from another thread
-                    self.drop(permit)
+                    self.settle(permit, Outcome.IGNORED)
                     return
                 assert self.settings.probe is not None
                 try:
@@ -365,6 +384,14 @@ class Gate:
                     raise
                 else:
                     self.settle(permit, Outcome.SUCCESS if back else Outcome.FAILURE, back)
+
+    def _leave_parent(self) -> None:
+        """After a fork: what was running or waiting in the parent does not run here."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self.waiting = 0
+            with LOCK:
+                self.circuit.forget_calls()
 
     async def drain(self, hold: object) -> None:
         """Wait until the calls from before this hold have ended, or the hold itself."""

@@ -9,7 +9,7 @@ CPython does not switch threads, so none of them loses a count.
 import inspect
 import warnings
 from collections.abc import Awaitable, Callable
-from functools import partial, wraps
+from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
@@ -255,9 +255,8 @@ class Guard:
         era, self._pass = self._pass, None
         assert era is not None
         if self._verdict is not None:
-            settle = partial(self._gate.settle, era, *self._verdict, self._began)
-            self._verdict = None
-            self._gate.at_once_or_later(settle)
+            verdict, self._verdict = self._verdict, None
+            self._gate.settle(era, *verdict, self._began)
             return
         if error is not None:
             self._gate.broke(era, error, self._began)
@@ -317,7 +316,7 @@ class HeldPermit(Lifeline):
 
     def _settle(self, outcome: Outcome, subject: object = None) -> None:
         self.settled = True
-        self._gate.drop(self._permit, outcome, subject)
+        self._gate.settle(self._permit, outcome, subject)
 
     def __del__(self) -> None:
         if not self.settled:

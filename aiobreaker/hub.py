@@ -152,7 +152,8 @@ class EventHub:
 
     def wanted_changed(self) -> None:
         """Somebody has come or gone."""
-        self.wants_calls = self._all is not None and self._all.wanted
+        with LOCK:
+            self.wants_calls = self._all is not None and self._all.wanted
         self._changed()
 
     def subscribe(self, observer: Observer, calls: bool) -> Callable[[], None]:

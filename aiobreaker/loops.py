@@ -69,18 +69,19 @@ class PerLoop(Generic[T]):
                 self.shares = {}
                 self._process = process
 
-    def take_all(self) -> list[tuple[object, T, int]]:
-        """All of them, each with its loop and the number of its users; from here on users get new ones."""
+    def take_all(self) -> list[tuple[object, T]]:
+        """All of them, each with its loop; from here on users get new ones."""
         self._leave_parent()
         shares, self.shares = self.shares, {}
-        return [(loop, share.primitive, share.users) for loop, share in shares.items()]
-
-
-_FEW = 16  # to wake more, the loop is asked to do it: a guarded call must not be held up by its observers
+        return [(loop, share.primitive) for loop, share in shares.items()]
 
 
 class Bell:
-    """Wakes the tasks that wait for it, whichever event loop and thread they are in."""
+    """Wakes the tasks that wait for it, whichever event loop and thread they are in.
+
+    Each loop is asked to do the waking itself. So ringing is safe anywhere, in a finaliser too, and a thousand tasks that wait
+    do not hold up the one that rings.
+    """
 
     __slots__ = ("_events",)
 
@@ -98,12 +99,8 @@ class Bell:
 
     def ring(self) -> None:
         """Wake everybody who waits."""
-        here = _running_loop()
-        for loop, event, waiting in self._events.take_all():
-            if loop is here and waiting <= _FEW:
-                event.set()
-            else:
-                _call_in(loop, event.set)
+        for loop, event in self._events.take_all():
+            _call_in(loop, event.set)
 
 
 def _running_loop() -> object:

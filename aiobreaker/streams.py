@@ -28,7 +28,7 @@ class Lifeline:
 
     def __del__(self) -> None:
         if not self._permit.settled:
-            self._gate.drop(self._permit)
+            self._gate.settle(self._permit, Outcome.IGNORED)
 
 
 def guard_generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
@@ -57,7 +57,7 @@ def guard_generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> 
             try:
                 sent = yield item
             except GeneratorExit:
-                gate.drop(permit, Outcome.SUCCESS)
+                gate.settle(permit, Outcome.SUCCESS)
                 await source.aclose()
                 raise
             except BaseException as error:
@@ -119,7 +119,7 @@ class GuardedStream(Generic[T]):
     ) -> None:
         assert self._permit is not None
         stopped = Outcome.IGNORED if self._permit.answered is None else Outcome.SUCCESS
-        self._gate.drop(self._permit, stopped)
+        self._gate.settle(self._permit, stopped)
         close = getattr(self._items, "aclose", None)
         if close is not None:
             await close()

@@ -337,6 +337,12 @@ class Circuit:
             attempt = found.attempt if isinstance(found, Stopped | HalfOpen) else 0
             self._begin(Stopped(State.OPEN, now, reason, max(found.until, now), attempt), Cause.MANUAL, reason)
 
+    def forget_calls(self) -> None:
+        """Nothing is in flight any more: the process has forked, and this is the child."""
+        era = self.era
+        era.started = era.n + era.ignored + era.cancelled + era.late
+        self._stragglers = 0
+
     def reconfigure(self, rules: Rules, now: float) -> None:
         """Go by other rules from now on. The state stays, and what was remembered, as far as it still has a meaning."""
         self.rules = rules
