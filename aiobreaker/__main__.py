@@ -41,7 +41,8 @@ def _demo(options: argparse.Namespace) -> int:
     missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
     if missing:
         parser: argparse.ArgumentParser = options.parser
-        parser.exit(2, f'the demo needs {", ".join(missing)}: pip install "aiobreaker[demo]"\n')
+        needs = f"the demo needs {', '.join(missing)}"
+        parser.exit(2, f'{needs}, which come with the extra aiobreaker[demo] (in a checkout: pip install ".[demo]")\n')
     from .demo.show import show
 
     return show(options)

@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["aiobreaker"]
+#
+# [tool.uv.sources]
+# aiobreaker = { path = ".." }  # not the older project of that name on the package index
 # ///
 """A dependency that fails and comes back, a breaker in front of it, and what an operator would see."""
 

@@ -34,7 +34,8 @@ def test_a_missing_extra_is_named_in_one_line(capsys: pytest.CaptureFixture[str]
         main(["demo"])
     assert end.value.code == 2
     captured = capsys.readouterr()
-    assert captured.err == 'the demo needs rich, uvicorn: pip install "aiobreaker[demo]"\n'
+    come = 'which come with the extra aiobreaker[demo] (in a checkout: pip install ".[demo]")'
+    assert captured.err == f"the demo needs rich, uvicorn, {come}\n"
     assert captured.out == ""
 
 
