@@ -1,5 +1,7 @@
 """The circuit beside the model: random settings, results out of order, cancellations, time, orders. Always the same."""
 
+from itertools import pairwise
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -97,7 +99,7 @@ class Beside(RuleBasedStateMachine):
         assert circuit.in_flight == len(model.running)
         changes = [each for each in circuit.log if isinstance(each, Transition) and not each.shadow]
         assert [State.CLOSED, *(change.new for change in changes)] == model.states
-        assert all(one.new is two.old for one, two in zip(changes, changes[1:], strict=False))
+        assert all(one.new is two.old for one, two in pairwise(changes))
         assert circuit.transitions == len(changes)
 
     def teardown(self) -> None:

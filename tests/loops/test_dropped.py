@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aiobreaker import CircuitBreaker, HeldPermit, State, Trials
+from aiobreaker import CircuitBreaker, ConsecutiveFailures, HeldPermit, State, Trials
 from aiobreaker.locking import LOCK
 from aiobreaker.testing import record_events
 
@@ -202,8 +202,9 @@ def test_a_trial_collected_in_the_middle_of_a_transition_cannot_make_another_one
     assert breaker.snapshot().totals.late == 1
 
 
-def test_a_trial_that_fails_when_collected_in_the_middle_of_a_transition_cannot_make_another_one(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("half_open", [True, False], ids=["a trial", "closed"])
+def test_a_call_that_fails_when_collected_in_the_middle_of_a_transition_cannot_make_another_one(
+    half_open: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ignored: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(str(unraisable.exc_value)))
@@ -223,46 +224,17 @@ def test_a_trial_that_fails_when_collected_in_the_middle_of_a_transition_cannot_
     async def outer() -> None:
         raise OSError("outer")
 
-    breaker = CircuitBreaker("torn", trials=Trials(2, concurrent=2), random=random)
-    breaker.half_open()
+    breaker = CircuitBreaker("torn", trip=ConsecutiveFailures(1), trials=Trials(2, concurrent=2), random=random)
+    if half_open:
+        breaker.half_open()
     garbage.append(begin(fail_at_the_end()))
     with record_events(breaker) as events, pytest.raises(OSError, match="outer"):
         anyio.run(breaker.call, outer)
     assert ignored == ["inner"]
     (opened,) = check_order(events)
-    assert opened.reason == breaker.snapshot().reason == "a trial failed: OSError: outer"
-    assert breaker.snapshot().in_flight == 0
-
-
-def test_a_trial_that_fails_when_collected_in_the_middle_of_a_transition_cannot_make_another_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ignored: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(str(unraisable.exc_value)))
-    garbage: list[object] = []
-
-    def random() -> float:
-        garbage.clear()
-        return 0.5
-
-    async def fail_at_the_end() -> None:
-        async with breaker.guard():
-            try:
-                await suspend()
-            finally:
-                raise OSError("inner")
-
-    async def outer() -> None:
-        raise OSError("outer")
-
-    breaker = CircuitBreaker("torn", trials=Trials(2, concurrent=2), random=random)
-    breaker.half_open()
-    garbage.append(begin(fail_at_the_end()))
-    with record_events(breaker) as events, pytest.raises(OSError, match="outer"):
-        anyio.run(breaker.call, outer)
-    assert ignored == ["inner"]
-    (opened,) = check_order(events)
-    assert opened.reason == breaker.snapshot().reason == "a trial failed: OSError: outer"
+    assert opened.reason == breaker.snapshot().reason
+    assert not half_open or opened.reason == "a trial failed: OSError: outer"
+    assert breaker.snapshot().totals.late == 1
     assert breaker.snapshot().in_flight == 0
 
 
