@@ -16,12 +16,11 @@ import anyio.lowlevel
 from .core.circuit import Circuit
 from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State
 from .core.outcomes import Outcome
-from .core.transitions import Forfeit, Transition
 from .errors import CircuitOpenError, FailureSummary, told
-from .events import CallFinished, CallRefused, StateChanged, TrialsForfeited, WouldOpen
+from .events import CallFinished, CallRefused
 from .hub import EventHub
 from .locking import LOCK, interrupted
-from .loops import Bell, PerLoop, call_soon
+from .loops import Backlog, Bell, PerLoop
 from .settings import Settings, Shape
 
 Pass = Permit | Flowing
@@ -35,10 +34,10 @@ class Gate:
 
     __slots__ = (
         "_errands",
-        "_later",
         "_line",
         "_newest",
         "_process",
+        "backlog",
         "brisk",
         "changed",
         "circuit",
@@ -65,12 +64,12 @@ class Gate:
         self.judges = self.brisk = False
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
-        self._later: list[Callable[[], object]] = []
+        self.backlog = Backlog()
         self.show_door()
 
     def show_door(self) -> None:
         """Let guards pass by themselves, unless single calls are watched."""
-        self.at_once_or_later(self._show_door)
+        self.backlog.do(self._show_door)
 
     def _show_door(self) -> None:
         self.judges = self.settings.shape is Shape.JUDGED
@@ -156,8 +155,7 @@ class Gate:
 
     def ask(self, now: float) -> Permit | Refusal:
         """The circuit's own answer."""
-        if self._later:
-            self.catch_up()
+        self.backlog.catch_up()
         with LOCK:
             answer = self.circuit.admit(now)
             changed = self._note_log()
@@ -239,7 +237,7 @@ class Gate:
     def look(self) -> float:
         """Make what there is to see true, and say when."""
         self._leave_parent()
-        self.catch_up()
+        self.backlog.catch_up()
         self.sum_up()
         return self.clock()
 
@@ -254,22 +252,6 @@ class Gate:
         with LOCK:
             self.circuit.answered(permit, now)
 
-    def at_once_or_later(self, action: Callable[[], object]) -> None:
-        """Do it at once; but if this is a finaliser, or a signal, in the middle of a transition, as soon as that is over."""
-        if interrupted():
-            self._do_later(action)
-        else:
-            action()
-
-    def _do_later(self, action: Callable[[], object]) -> None:
-        self._later.append(action)
-        call_soon(self.catch_up)
-
-    def catch_up(self) -> None:
-        """Do what finalisers have left to be done."""
-        while self._later:
-            self._later.pop(0)()
-
     def settle(
         self,
         permit: Pass,
@@ -280,7 +262,7 @@ class Gate:
     ) -> None:
         """End a call with this outcome, once. `subject` is the error or result that made it a failure."""
         if interrupted():
-            self._do_later(partial(self.settle, permit, outcome, subject, hint, began))
+            self.backlog.add(partial(self.settle, permit, outcome, subject, hint, began))
             return
         now = self.clock()
         if isinstance(permit, Permit):
@@ -314,7 +296,7 @@ class Gate:
 
     def command(self, order: Callable[[float], object]) -> None:
         """Carry out an order to the circuit, and tell what it changed."""
-        self.at_once_or_later(partial(self._carry_out, order))
+        self.backlog.do(partial(self._carry_out, order))
 
     def hold(self, reason: str) -> object:
         """Refuse everything until this hold is released."""
@@ -322,7 +304,7 @@ class Gate:
         return self._carry_out(lambda now: self.circuit.hold(now, reason))
 
     def _carry_out(self, order: Callable[[float], object]) -> object:
-        self.catch_up()
+        self.backlog.catch_up()
         now = self.clock()
         with LOCK:
             answer = order(now)
@@ -331,7 +313,7 @@ class Gate:
         return answer
 
     def _tell(self) -> None:
-        self.catch_up()
+        self.backlog.catch_up()
         if self.changed.ears:
             self.changed.ring()
         if self.hub.outbox:
@@ -346,19 +328,8 @@ class Gate:
         self.sum_up()
         if self.hub.wanted:
             for entry in log:
-                self._note(entry)
+                self.hub.note(entry)
         return True
-
-    def _note(self, entry: Transition | Forfeit) -> None:
-        stamp = self.hub.stamp(entry.at)
-        if isinstance(entry, Forfeit):
-            self.hub.post(TrialsForfeited(trials=entry.trials, **stamp))
-            return
-        stamp.update(cause=entry.cause, reason=entry.reason, readings=entry.readings, open_for=entry.open_for)
-        if entry.shadow:
-            self.hub.post(WouldOpen(**stamp))
-        else:
-            self.hub.post(StateChanged(old=entry.old, new=entry.new, attempt=entry.attempt, **stamp))
 
     # -- what awaits
 

@@ -11,7 +11,8 @@ from typing import Any, Self
 import anyio.lowlevel
 
 from .core import checks
-from .events import CallEvent, Event, EventsLost
+from .core.transitions import Forfeit, Transition
+from .events import CallEvent, Event, EventsLost, StateChanged, TrialsForfeited, WouldOpen
 from .locking import LOCK
 from .loops import Bell
 
@@ -175,6 +176,18 @@ class EventHub:
         """Name, next number and times, for a new event."""
         self.seq += 1
         return {"breaker": self.name, "seq": self.seq, "at": at, "time": time.time()}
+
+    def note(self, entry: Transition | Forfeit) -> None:
+        """Make an event of what the circuit has logged. Under the lock."""
+        stamp = self.stamp(entry.at)
+        if isinstance(entry, Forfeit):
+            self.post(TrialsForfeited(trials=entry.trials, **stamp))
+            return
+        stamp.update(cause=entry.cause, reason=entry.reason, readings=entry.readings, open_for=entry.open_for)
+        if entry.shadow:
+            self.post(WouldOpen(**stamp))
+        else:
+            self.post(StateChanged(old=entry.old, new=entry.new, attempt=entry.attempt, **stamp))
 
     def post(self, event: Event) -> None:
         """Put an event in line, under the lock; `deliver` follows, without it."""

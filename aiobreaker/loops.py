@@ -12,16 +12,9 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-from .locking import LOCK
+from .locking import LOCK, interrupted
 
 T = TypeVar("T")
-
-
-def call_soon(function: Callable[[], object]) -> None:
-    """Have the loop that runs in this thread call the function soon; where none runs, nobody does."""
-    loop = _running_loop()
-    if loop is not None:
-        _call_in(loop, function)
 
 
 class _Share(Generic[T]):
@@ -74,6 +67,34 @@ class PerLoop(Generic[T]):
         self._leave_parent()
         shares, self.shares = self.shares, {}
         return [(loop, share.primitive) for loop, share in shares.items()]
+
+
+class Backlog:
+    """What finalisers and signals could not do at once, because they came in the middle of a transition."""
+
+    __slots__ = ("_actions",)
+
+    def __init__(self) -> None:
+        self._actions: list[Callable[[], object]] = []
+
+    def do(self, action: Callable[[], object]) -> None:
+        """Do it at once if that can be, else as soon as the transition is over."""
+        if interrupted():
+            self.add(action)
+        else:
+            action()
+
+    def add(self, action: Callable[[], object]) -> None:
+        """Keep it for the next who catches up: the loop that runs in this thread, or whoever comes."""
+        self._actions.append(action)
+        loop = _running_loop()
+        if loop is not None:
+            _call_in(loop, self.catch_up)
+
+    def catch_up(self) -> None:
+        """Do what has been left to be done."""
+        while self._actions:
+            self._actions.pop(0)()
 
 
 class Bell:

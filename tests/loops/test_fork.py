@@ -1,8 +1,12 @@
 """A child can use the breaker of its parent at once, and leaves the loops of its parent alone."""
 
 import os
+import subprocess
+import sys
 
 import pytest
+
+from .stage import LONG
 
 FORKING = """
 import asyncio, os, signal, sys, threading
@@ -129,6 +133,13 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 
 
 def play(scene: str) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING + scene]  # forks beside threads are the point
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * LONG, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("scene", [BUSY, WAITING], ids=["busy", "waiting"])
+def test_a_child_can_use_the_breaker_at_once_and_leaves_the_loops_of_its_parent_alone(scene: str) -> None:
     play(scene)
 
 
