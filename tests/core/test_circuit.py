@@ -658,3 +658,17 @@ def test_a_permit_settles_once() -> None:
     assert not bench.end(permit, F)
     assert bench.state is State.CLOSED
     assert bench.circuit.totals == Totals(successes=1)
+
+
+def test_a_child_process_has_nothing_in_flight() -> None:
+    bench = Bench()
+    bench.start()
+    bench.opened()
+    bench.circuit.let_flow(0.0, State.CLOSED, "reset")
+    bench.run(S, N, C, F)
+    bench.start()
+    assert bench.circuit.in_flight == 2
+    bench.circuit.forget_calls()
+    assert bench.circuit.in_flight == 0
+    bench.run(S)
+    assert bench.circuit.in_flight == 0
