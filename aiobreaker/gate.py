@@ -91,20 +91,20 @@ class Gate:
             era.refused = refused
             retry_after = None if era.until == inf else era.until - now
             raise CircuitOpenError(self.name, era.state, era.reason, retry_after, self.last_failure)
-        if self.settings.probe is not None and self.circuit.wants_trial(now):
-            return None
-        answer = self.ask(now)
-        if isinstance(answer, Refusal):
-            raise self.refuse(answer, now)
-        return answer
+        return None if self._probe_is_due(now) else self._admit_at(now)
 
     async def admit_slowly(self) -> Permit:
         """Run the recovery probe if one is due, else give way to the event loop; then admit, or raise CircuitOpenError."""
-        if self.settings.probe is not None and self.circuit.wants_trial(self.clock()):
+        if self._probe_is_due(self.clock()):
             await self._run_probe()
         else:
             await anyio.lowlevel.checkpoint()
-        now = self.clock()
+        return self._admit_at(self.clock())
+
+    def _probe_is_due(self, now: float) -> bool:
+        return self.settings.probe is not None and self.circuit.wants_trial(now)
+
+    def _admit_at(self, now: float) -> Permit:
         answer = self.ask(now)
         if isinstance(answer, Refusal):
             raise self.refuse(answer, now)
@@ -143,7 +143,7 @@ class Gate:
             async with turnstile:
                 while True:
                     with self.changed.heard() as changed:
-                        if self.settings.probe is not None and self.circuit.wants_trial(self.clock()):
+                        if self._probe_is_due(self.clock()):
                             await self._run_probe()
                         now = self.clock()
                         answer = self.ask(now)
@@ -265,11 +265,11 @@ class Gate:
             self.backlog.add(partial(self.settle, permit, outcome, subject, hint, began))
             return
         now = self.clock()
+        era: Era = permit.era if isinstance(permit, Permit) else permit
         if isinstance(permit, Permit):
             if permit.settled:
                 return
             began = permit.began
-        era: Era = permit.era if isinstance(permit, Permit) else permit
         failure: FailureSummary | None = None
         if outcome is Outcome.FAILURE:
             self.last_failure = failure = FailureSummary.of(subject, now)

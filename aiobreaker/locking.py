@@ -15,5 +15,5 @@ if hasattr(os, "register_at_fork"):
 
 def interrupted() -> bool:
     """Whether this thread holds the lock already: then a finaliser asks, and what it wants must come later."""
-    owned: bool = LOCK._is_owned()  # type: ignore[attr-defined]
+    owned: bool = LOCK._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
     return owned

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from .conditions import Condition, SlowCallRate
+from .conditions import Condition, slow_after
 from .eras import Door, Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped, Totals, Trials
 from .outcomes import Outcome
 from .schedules import Schedule, jittered
@@ -30,7 +30,7 @@ class Rules:
     @property
     def slow_after(self) -> float:
         """From how many seconds on a call is slow; infinity when no condition asks."""
-        return min((c.slower_than for c in self.conditions if isinstance(c, SlowCallRate)), default=inf)
+        return slow_after(self.conditions)
 
 
 class Circuit:
@@ -334,8 +334,8 @@ class Circuit:
         elif found.state is State.FORCED_OPEN:
             self.force_open(now, found.reason)
         else:
-            attempt = found.attempt if isinstance(found, Stopped | HalfOpen) else 0
-            self._begin(Stopped(State.OPEN, now, reason, max(found.until, now), attempt), Cause.MANUAL, reason)
+            assert isinstance(found, Stopped | HalfOpen)
+            self._begin(Stopped(State.OPEN, now, reason, max(found.until, now), found.attempt), Cause.MANUAL, reason)
 
     def forget_calls(self) -> None:
         """Nothing is in flight any more: the process has forked, and this is the child."""

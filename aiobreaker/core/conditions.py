@@ -1,6 +1,8 @@
 """When to trip, as the user says it: frozen settings, joined by `|`. What an era counts for them is in `tallies.py`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from . import checks
 from .windows import LastCalls, Window
@@ -110,6 +112,11 @@ def any_of(*parts: object) -> AnyOf:
         else:
             raise TypeError(f"trip must be a condition, or conditions joined by |, not {part!r}")
     return AnyOf(tuple(flat))
+
+
+def slow_after(conditions: Iterable[Condition]) -> float:
+    """From how many seconds on a call is slow to any of them; infinity when none asks."""
+    return min((each.slower_than for each in conditions if isinstance(each, SlowCallRate)), default=inf)
 
 
 def _check_window(window: object) -> None:

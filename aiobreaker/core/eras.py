@@ -10,7 +10,7 @@ from math import inf
 from typing import ClassVar, NamedTuple
 
 from . import checks
-from .conditions import Condition
+from .conditions import Condition, slow_after
 from .slots import Slots
 from .tallies import Reading, SlowTally, StreakTally, Tally, tally
 from .windows import SecondsMemory
@@ -153,7 +153,7 @@ class Flowing(Era):
         self.flights = self._levels[0] if watchers else None
         self.look_ahead()
         self.watch_at = -inf if watchers else inf
-        self.slow_after = min((each.condition.slower_than for each in tallies if isinstance(each, SlowTally)), default=inf)
+        self.slow_after = slow_after(each.condition for each in tallies)
 
     def look_ahead(self) -> Tally | None:
         """Work out when a success could next change the verdict. The answer is a tally whose condition is met now."""

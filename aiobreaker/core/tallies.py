@@ -106,13 +106,14 @@ class CountTally(_WindowTally[FailureCount]):
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
-        return number if self.memory.marks(number) >= self.condition.failures else inf
+        marks, _ = self.memory.counts(number)
+        return number if marks >= self.condition.failures else inf
 
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
         self.memory.expire(number, now)
-        count = self.memory.marks(number)
-        return Reading(self.condition, count, self.memory.calls(number), count >= self.condition.failures)
+        marks, calls = self.memory.counts(number)
+        return Reading(self.condition, marks, calls, marks >= self.condition.failures)
 
 
 class RateTally(_WindowTally[FailureRate]):
@@ -132,7 +133,7 @@ class RateTally(_WindowTally[FailureRate]):
     def reading(self, number: int, now: float) -> Reading:
         """How it stands after call `number`."""
         self.memory.expire(number, now)
-        return _rate_reading(self.condition, self.memory.marks(number), self.memory.calls(number))
+        return _rate_reading(self.condition, *self.memory.counts(number))
 
 
 class SlowTally(_WindowTally[SlowCallRate]):
@@ -170,8 +171,8 @@ class SlowTally(_WindowTally[SlowCallRate]):
         """How it stands after call `number`."""
         number += self.unshared
         self.memory.expire(number, now)
-        count = self.memory.marks(number) + self.aged
-        return _rate_reading(self.condition, count, self.memory.calls(number) + self.aged)
+        marks, calls = self.memory.counts(number)
+        return _rate_reading(self.condition, marks + self.aged, calls + self.aged)
 
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""

@@ -68,16 +68,8 @@ class CallMemory:
     def expire(self, number: int, now: float) -> None:
         """Time changes nothing here."""
 
-    def calls(self, number: int) -> int:
-        """How many calls up to this one are inside the window."""
-        return self.counts(number)[1]
-
-    def marks(self, number: int) -> int:
-        """How many of them are marked."""
-        return self.counts(number)[0]
-
     def counts(self, number: int) -> tuple[int, int]:
-        """Marks and calls."""
+        """How many calls up to this one, inside the window, are marked; and how many there are."""
         marked, size, calls = self._marked, self._size, number - self._origin
         while marked and marked[0] <= number - size:
             marked.popleft()
@@ -85,7 +77,8 @@ class CallMemory:
 
     def history(self, number: int) -> list[int]:
         """The numbers of the marked calls, oldest first."""
-        return list(self._marked) if self.marks(number) and self._marked else []
+        self.counts(number)  # forgets
+        return list(self._marked or ())
 
 
 class _Bucket:
@@ -119,7 +112,7 @@ class SecondsMemory:
         if marked and self._buckets:  # after a roll there is one
             self._buckets[-1].marks += 1
             self._marks += 1
-        return self._marks, number - self._base
+        return self.counts(number)
 
     def _roll(self, number: int, now: float) -> None:
         """Make room for a call at `now`; `number` is the newest call before it."""
@@ -138,16 +131,8 @@ class SecondsMemory:
             self._marks -= buckets.popleft().marks
             self._base = buckets[0].base if buckets else number
 
-    def calls(self, number: int) -> int:
-        """How many calls up to this one are inside the window."""
-        return number - self._base
-
-    def marks(self, number: int) -> int:
-        """How many of them are marked."""
-        return self._marks
-
     def counts(self, number: int) -> tuple[int, int]:
-        """Marks and calls."""
+        """How many calls up to this one, inside the window, are marked; and how many there are."""
         return self._marks, number - self._base
 
     def history(self, number: int) -> list[int]:
@@ -161,7 +146,7 @@ class SecondsMemory:
         self._buckets = deque(_Bucket(bucket.start, bucket.base, bucket.marks) for bucket in other._buckets or ())
         self._base, self._marks = other._base, other._marks
 
-    def begin_with(self, number: int, now: float, marks: int) -> None:
+    def begin_with(self, marks: int, now: float) -> None:
         """Take over so many marks of unknown age, as if they were made at `now`."""
         self._buckets = deque([_Bucket(now, self._base, marks)])
         self._marks = marks
@@ -179,12 +164,13 @@ def remember(window: Window, origin: int = 0) -> Memory:
 def carry_over(old: Memory, window: Window, number: int, now: float) -> Memory:
     """What `old` remembers, under another window. Between calls and seconds it is as exact as what is known."""
     old.expire(number, now)
-    new = remember(window, origin=number - old.calls(number))
+    marks, calls = old.counts(number)
+    new = remember(window, origin=number - calls)
     if isinstance(new, CallMemory):
         for marked in old.history(number):
             new.take(marked, now, True)
     elif isinstance(old, SecondsMemory):
         new.adopt(old)
     else:
-        new.begin_with(number, now, old.marks(number))
+        new.begin_with(marks, now)
     return new
