@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -633,49 +633,36 @@ async def test_a_stream_whose_source_cannot_be_iterated_keeps_no_slot() -> None:
     assert breaker.snapshot().in_flight == 0
 
 
-async def test_a_guard_that_two_callers_wait_with_is_refused_to_one_of_them() -> None:
-    breaker = CircuitBreaker("shared", clock=ManualClock())
-    breaker.force_open()
-    guard = breaker.guard(max_wait=inf)
-    told = []
+async def told_to_two(breaker: CircuitBreaker, block: AbstractAsyncContextManager[object]) -> list[str]:
+    """What two callers are told who wait with one and the same block until the circuit lets them in."""
+    told: list[str] = []
 
     async def caller() -> None:
         try:
-            async with guard:
+            async with block:
                 await checkpoint()
         except RuntimeError as error:
             told.append(str(error))
 
+    breaker.force_open()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(caller)
         tasks.start_soon(caller)
         await anyio.wait_all_tasks_blocked()
         breaker.reset()
-    assert told == ["this guard is in use; every block needs its own: async with breaker.guard()"]
     assert breaker.snapshot().in_flight == breaker.snapshot().waiting == 0
+    return told
+
+
+async def test_a_guard_that_two_callers_wait_with_is_refused_to_one_of_them() -> None:
+    breaker = CircuitBreaker("shared", clock=ManualClock())
+    told = await told_to_two(breaker, breaker.guard(max_wait=inf))
+    assert told == ["this guard is in use; every block needs its own: async with breaker.guard()"]
 
 
 async def test_a_stream_that_two_readers_wait_to_open_is_refused_to_one_of_them() -> None:
-    breaker = CircuitBreaker("shared", clock=ManualClock())
-    breaker.force_open()
-
     async def source() -> AsyncIterator[int]:
         yield 1
 
-    stream = breaker.stream(source(), max_wait=inf)
-    told = []
-
-    async def reader() -> None:
-        try:
-            async with stream:
-                await checkpoint()
-        except RuntimeError as error:
-            told.append(str(error))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(reader)
-        tasks.start_soon(reader)
-        await anyio.wait_all_tasks_blocked()
-        breaker.reset()
-    assert told == ["this stream has been opened already"]
-    assert breaker.snapshot().in_flight == breaker.snapshot().waiting == 0
+    breaker = CircuitBreaker("shared", clock=ManualClock())
+    assert await told_to_two(breaker, breaker.stream(source(), max_wait=inf)) == ["this stream has been opened already"]
