@@ -18,7 +18,7 @@ from .errors import CircuitOpenError, FailureSummary
 from .events import Event, Reconfigured, StateChanged
 from .fallbacks import LastGood
 from .gate import Gate
-from .guards import Guard, HeldPermit
+from .guards import HeldPermit
 from .hub import EventStream
 from .locking import LOCK
 from .settings import Changes, Hint, Probe, Settings, Trip
@@ -159,14 +159,7 @@ class CircuitBreaker:
         """
         return guards.guard_function(self._gate, fn)
 
-    call = guards.call  # in one frame, not two
-
-    def guard(self, *, max_wait: float = 0.0) -> Guard:
-        """A guarded block: `async with breaker.guard() as call: ...`.
-
-        `max_wait` is for how many seconds to wait for admission; 0 refuses at once. Entering raises CircuitOpenError.
-        """
-        return Guard(self._gate, checks.wait("max_wait", max_wait) if max_wait != 0.0 else 0.0)
+    call, guard = guards.call, guards.guard  # in one frame each, not two
 
     async def acquire(self, *, max_wait: float = 0.0) -> HeldPermit:
         """Admit one call, and leave it to the caller to say how it ends.
@@ -271,7 +264,7 @@ class CircuitBreaker:
         settings, now = replace(gate.settings, **changes), gate.clock()
         with LOCK:
             if settings.shape is not gate.settings.shape:
-                gate.circuit.door.era = gate.circuit.door.shared = None
+                gate.circuit.door.close()
                 gate.circuit.door = Door()
             gate.settings = settings
             gate.circuit.reconfigure(settings.rules, now)

@@ -15,14 +15,19 @@ from .core.eras import State
 _LONGEST_MESSAGE = 200
 
 
-def told(subject: object) -> tuple[str, str]:
-    """Type and message of an exception, or of a result that counts as a failure."""
+def told(error: BaseException) -> str:
+    """The message of an exception, shortened."""
     try:
-        if isinstance(subject, BaseException):
-            return type(subject).__name__, str(subject)[:_LONGEST_MESSAGE]
-        return "result", repr(subject)[:_LONGEST_MESSAGE]
+        return str(error)[:_LONGEST_MESSAGE]
     except Exception:  # somebody's __str__ must not break the guarded call
-        return type(subject).__name__, "(no text: its __str__ raised)"
+        return "(no text: its __str__ raised)"
+
+
+def _shown(result: object) -> str:
+    try:
+        return repr(result)[:_LONGEST_MESSAGE]
+    except Exception:
+        return "(no text: its __repr__ raised)"
 
 
 class FailureSummary(NamedTuple):
@@ -38,7 +43,9 @@ class FailureSummary(NamedTuple):
     @classmethod
     def of(cls, subject: object, at: float) -> "FailureSummary":
         """The summary of an exception, or of a result that counts as a failure."""
-        return cls(*told(subject), at)
+        if isinstance(subject, BaseException):
+            return cls(type(subject).__name__, told(subject), at)
+        return cls("result", _shown(subject), at)
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
@@ -63,7 +70,9 @@ class CircuitOpenError(RefusedError):
     why the circuit refuses; `last_failure` is a summary of the newest failure it has seen.
     """
 
-    __slots__ = ("last_failure", "name", "reason", "retry_after", "state")
+    __slots__ = ()  # everything is in `args`, which costs nothing
+
+    args: tuple[str, State, str, float | None, FailureSummary | None]
 
     def __init__(
         self,
@@ -73,14 +82,32 @@ class CircuitOpenError(RefusedError):
         retry_after: float | None = None,
         last_failure: FailureSummary | None = None,
     ) -> None:
-        self.name = name
-        self.state = state
-        self.reason = reason
-        self.retry_after = retry_after
-        self.last_failure = last_failure
+        super().__init__(name, state, reason, retry_after, last_failure)
 
-    def __reduce__(self) -> tuple[type["CircuitOpenError"], tuple[object, ...]]:
-        return type(self), (self.name, self.state, self.reason, self.retry_after, self.last_failure)
+    @property
+    def name(self) -> str:
+        """What the breaker is called."""
+        return self.args[0]
+
+    @property
+    def state(self) -> State:
+        """What the circuit did with calls at that moment."""
+        return self.args[1]
+
+    @property
+    def reason(self) -> str:
+        """Why it refuses, in words."""
+        return self.args[2]
+
+    @property
+    def retry_after(self) -> float | None:
+        """After how many seconds a call could be admitted; None if nobody knows."""
+        return self.args[3]
+
+    @property
+    def last_failure(self) -> FailureSummary | None:
+        """The newest failure that the breaker has seen."""
+        return self.args[4]
 
     def __str__(self) -> str:
         words = f"circuit breaker {self.name!r} is {self.state.value.replace('_', ' ')}"
@@ -89,3 +116,6 @@ class CircuitOpenError(RefusedError):
         if self.retry_after is not None:
             words += f"; retry after {self.retry_after:.3g} s"
         return words
+
+
+fresh_error = CircuitOpenError.__new__  # with all five arguments: no `__init__`, for refusals are many

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from .core.circuit import Circuit
-from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State
+from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped
 from .core.outcomes import Outcome
-from .errors import CircuitOpenError, FailureSummary, told
+from .errors import CircuitOpenError, FailureSummary, fresh_error, told
 from .events import CallFinished, CallRefused
 from .hub import EventHub
 from .locking import LOCK, interrupted
@@ -27,18 +28,19 @@ Pass = Permit | Flowing
 """What an admitted call holds: a permit of its own, or the era that all calls share."""
 
 _YIELD_EVERY = 64  # refusals in a row; a power of two
+_MOST_TYPES = 64  # of exceptions that are known to be plain failures
 
 
 class Gate:
     """Where every guarded call of one breaker comes in and goes out."""
 
     __slots__ = (
+        "_brisk",
         "_errands",
         "_line",
         "_newest",
         "_process",
         "backlog",
-        "brisk",
         "changed",
         "circuit",
         "clock",
@@ -46,6 +48,7 @@ class Gate:
         "judges",
         "last_failure",
         "name",
+        "plain_failures",
         "settings",
         "waiting",
     )
@@ -58,10 +61,11 @@ class Gate:
         self.hub = EventHub(name, self.show_door)
         self.changed = Bell()
         self.last_failure: FailureSummary | None = None
-        self._newest: tuple[str, str, float] | None = None
+        self._newest: tuple[type[BaseException], str, float] | None = None
         self.waiting = 0
         self._process = os.getpid()
-        self.judges = self.brisk = False
+        self.judges = self._brisk = False
+        self.plain_failures: set[type[BaseException]] = set()
         self._line = PerLoop(_turnstile)
         self._errands = PerLoop(_lock)
         self.backlog = Backlog()
@@ -73,25 +77,35 @@ class Gate:
 
     def _show_door(self) -> None:
         self.judges = self.settings.shape is Shape.JUDGED
-        self.brisk = not self.hub.wants_calls and self.settings.retry_after is None
+        self._brisk = not self.hub.wants_calls and self.settings.retry_after is None
+        self.plain_failures = set()
         with LOCK:
             self.circuit.personal = self.hub.wants_calls
             self.circuit.open_door()
 
     # -- in
 
-    def admit(self) -> Permit | None:
-        """Admit one call now, or raise CircuitOpenError. None: something must be awaited first, see `admit_slowly`."""
-        era = self.circuit.era
+    def refusal(self, era: Stopped, now: float) -> CircuitOpenError | None:
+        """The answer in an era that nothing but time ends. None: the caller must give way first, see `refusal_slowly`."""
         refused = era.refused + 1
         if not refused % _YIELD_EVERY:
             return None
+        era.refused = refused
+        retry_after = None if era.until == inf else era.until - now
+        return fresh_error(CircuitOpenError, self.name, era.state, era.reason, retry_after, self.last_failure)
+
+    async def refusal_slowly(self, era: Stopped, now: float) -> CircuitOpenError:
+        """The same answer, after giving way to the event loop."""
+        error = self.refuse(Refusal(era.state, era.reason, None if era.until == inf else era.until - now), now)
+        await anyio.lowlevel.checkpoint()
+        return error
+
+    def admit(self) -> Permit | None:
+        """Admit one call now, or raise CircuitOpenError. None: something must be awaited first, see `admit_slowly`."""
         now = self.clock()
-        if now < era.until and not self.hub.wants_calls:  # open: nothing but time changes that
-            era.refused = refused
-            retry_after = None if era.until == inf else era.until - now
-            raise CircuitOpenError(self.name, era.state, era.reason, retry_after, self.last_failure)
-        return None if self._probe_is_due(now) else self._admit_at(now)
+        if (self.circuit.era.refused + 1) % _YIELD_EVERY == 0 or self._probe_is_due(now):
+            return None
+        return self._admit_at(now)
 
     async def admit_slowly(self) -> Permit:
         """Run the recovery probe if one is due, else give way to the event loop; then admit, or raise CircuitOpenError."""
@@ -208,8 +222,15 @@ class Gate:
         if isinstance(error, GeneratorExit):
             self.settle(permit, Outcome.IGNORED)
             return
-        if self.brisk and isinstance(permit, Flowing) and self._failed_plainly(permit, error, began):
-            return
+        if type(error) in self.plain_failures:
+            now, words = self.clock(), told(error)
+            era: Any = permit  # a permit of its own has nothing to spare
+            number, spare = era.n + 1, era.spare - 1
+            if spare > 0 and number < era.horizon and now < era.roll_at:
+                era.n, era.spare = number, spare
+                era.noted.append((number, 0.0 if began is None else now - began))
+                self._newest = (type(error), words, now)
+                return
         try:
             outcome = self.settings.judge.error(error, () if isinstance(error, Exception) else _cancellation())
             hint = None
@@ -218,21 +239,14 @@ class Gate:
         except BaseException:
             self.settle(permit, Outcome.IGNORED, began=began)
             raise
+        self._learn(error)
         self.settle(permit, outcome, error, hint, began)
 
-    def _failed_plainly(self, era: Flowing, error: BaseException, began: float | None) -> bool:
-        """The short way for a failure that nobody watches. False: it takes the long one."""
-        if interrupted() or not self.settings.judge.is_plain_failure(error):
-            return False
-        now, words = self.clock(), told(error)
-        with LOCK:
-            if not self.circuit.failed(era, now, 0.0 if began is None else now - began):
-                return False
-            self._newest = (*words, now)
-            changed = self._note_log()
-        if changed:
-            self._tell()
-        return True
+    def _learn(self, error: BaseException) -> None:
+        """Remember a type of which every instance is a plain failure, if nobody watches calls."""
+        known = self.plain_failures
+        if self._brisk and len(known) < _MOST_TYPES and self.settings.judge.is_plain_failure(error):
+            known.add(type(error))
 
     def look(self) -> float:
         """Make what there is to see true, and say when."""
@@ -244,7 +258,8 @@ class Gate:
     def sum_up(self) -> None:
         """Put the newest failure together, only now that somebody asks."""
         if self._newest is not None:
-            self.last_failure, self._newest = FailureSummary(*self._newest), None
+            (kind, words, at), self._newest = self._newest, None
+            self.last_failure = FailureSummary(kind.__name__, words, at)
 
     def answered(self, permit: Permit) -> None:
         """A stream has given its first item."""

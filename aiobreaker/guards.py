@@ -13,9 +13,10 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
+from .core import checks
 from .core.eras import Permit
 from .core.outcomes import Outcome
-from .gate import Gate
+from .gate import Gate, Pass
 from .settings import Shape
 from .streams import Lifeline, guard_generator
 
@@ -39,11 +40,13 @@ def guard_function(gate: Gate, fn: Any) -> Any:
 
 
 def _plain(gate: Gate, fn: Function) -> Function:
-    door = gate.circuit.door
+    door, clock = gate.circuit.door, gate.clock
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         era: Any = door.era
         if era is None:
+            if (now := clock()) < (stop := door.stop).until:
+                raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
             era = gate.admit() or await gate.admit_slowly()
         else:
             era.started += 1
@@ -68,6 +71,8 @@ def _timed(gate: Gate, fn: Function) -> Function:
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         era: Any = door.era
         if era is None:
+            if (now := clock()) < (stop := door.stop).until:
+                raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
             era = gate.admit() or await gate.admit_slowly()
         else:
             era.started += 1
@@ -91,6 +96,8 @@ def _slow(gate: Gate, fn: Function) -> Function:
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         era: Any = door.era
         if era is None:
+            if (now := clock()) < (stop := door.stop).until:
+                raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
             era = gate.admit() or await gate.admit_slowly()
         else:
             era.started += 1
@@ -117,6 +124,8 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
         began = clock()
         era: Any = door.era
         if era is None or began >= era.watch_at:
+            if began < (stop := door.stop).until:
+                raise gate.refusal(stop, began) or await gate.refusal_slowly(stop, began)
             era = gate.admit() or await gate.admit_slowly()
             ticket = era.ticket
         else:
@@ -150,6 +159,8 @@ def _judged(gate: Gate, fn: Function) -> Function:
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         era: Any = door.shared
         if era is None:
+            if (now := clock()) < (stop := door.stop).until:
+                raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
             era = gate.admit() or await gate.admit_slowly()
         else:
             era.started += 1
@@ -192,6 +203,8 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
     gate = self._gate
     era: Any = gate.circuit.door.shared
     if era is None:
+        if (now := gate.clock()) < (stop := gate.circuit.door.stop).until:
+            raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
         era = gate.admit() or await gate.admit_slowly()
     else:
         era.started += 1
@@ -214,6 +227,18 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
 
 _ENTERING = object()
 
+Verdict = tuple[Outcome, object, float | None]
+
+
+class _Decided(Permit):
+    """Stands in for what a block holds, once its verdict is known."""
+
+    __slots__ = ("permit", "verdict")
+
+    def __init__(self, permit: Pass, verdict: Verdict) -> None:
+        self.permit = permit
+        self.verdict = verdict
+
 
 class Guard:
     """A guarded block: `async with breaker.guard() as call: ...`. Its end is a success, an exception is judged.
@@ -221,13 +246,12 @@ class Guard:
     Inside, `call.failure()` and `call.ignore()` decide otherwise, and `call.check(result)` judges a result.
     """
 
-    __slots__ = ("_began", "_gate", "_max_wait", "_pass", "_verdict")
+    __slots__ = ("_began", "_gate", "_max_wait", "_pass")
 
-    def __init__(self, gate: Gate, max_wait: float) -> None:
-        self._gate = gate
-        self._max_wait = max_wait
-        self._pass: Any = None  # a Pass while the block runs
-        self._verdict: tuple[Outcome, object, float | None] | None = None
+    _gate: Gate
+    _max_wait: float
+    _pass: Any  # a Pass while the block runs, else None
+    _began: float
 
     async def __aenter__(self) -> Self:
         if self._pass is not None:
@@ -253,35 +277,52 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         era, self._pass = self._pass, None
-        assert era is not None
-        if self._verdict is not None:
-            verdict, self._verdict = self._verdict, None
-            self._gate.settle(era, *verdict, self._began)
-            return
-        if error is not None:
+        if error is None:
+            now = self._gate.clock()
+            if now - self._began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
+                era.n = n
+                return
+        self._settle(era, error)
+
+    def _settle(self, era: Any, error: BaseException | None) -> None:
+        if isinstance(era, _Decided):
+            self._gate.settle(era.permit, *era.verdict, self._began)
+        elif error is not None:
             self._gate.broke(era, error, self._began)
-            return
-        now = self._gate.clock()
-        if now - self._began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
-            era.n = n
         else:
             self._gate.succeeded(era, self._began)
 
     def failure(self, reason: object = "the caller said so") -> None:
         """The call has failed, whatever the end of the block looks like."""
-        self._verdict = (Outcome.FAILURE, reason, None)
+        self._decide("failure", (Outcome.FAILURE, reason, None))
 
     def ignore(self) -> None:
         """The call says nothing about the dependency."""
-        self._verdict = (Outcome.IGNORED, None, None)
+        self._decide("ignore", (Outcome.IGNORED, None, None))
 
     def check(self, result: T) -> T:
         """Judge a result by the breaker's rules (`failure_if`, `retry_after`), and give it back."""
-        if self._pass is None or self._pass is _ENTERING:
-            raise RuntimeError("check() belongs inside the guarded block")
-        self.ignore()  # which stands if a rule raises
-        self._verdict = self._gate.verdict(result)
+        self._decide("check", (Outcome.IGNORED, None, None))  # which stands if a rule raises
+        self._decide("check", self._gate.verdict(result))
         return result
+
+    def _decide(self, what: str, verdict: Verdict) -> None:
+        held = self._pass
+        if held is None or held is _ENTERING:
+            raise RuntimeError(f"{what}() belongs inside the guarded block")
+        self._pass = _Decided(held.permit if isinstance(held, _Decided) else held, verdict)
+
+
+def guard(self: Gated, *, max_wait: float = 0.0) -> Guard:
+    """A guarded block: `async with breaker.guard() as call: ...`.
+
+    `max_wait` is for how many seconds to wait for admission; 0 refuses at once. Entering raises CircuitOpenError.
+    """
+    block = Guard()  # an `__init__` would be one more frame
+    block._gate = self._gate
+    block._max_wait = checks.wait("max_wait", max_wait) if max_wait != 0.0 else 0.0
+    block._pass = None
+    return block
 
 
 class HeldPermit(Lifeline):

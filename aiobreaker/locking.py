@@ -6,6 +6,7 @@ sides. It is re-entrant for one reason: the garbage collector may run a finalise
 
 import os
 import threading
+from collections.abc import Callable
 
 LOCK = threading.RLock()
 
@@ -13,7 +14,5 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
-def interrupted() -> bool:
-    """Whether this thread holds the lock already: then a finaliser asks, and what it wants must come later."""
-    owned: bool = LOCK._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
-    return owned
+interrupted: Callable[[], bool] = LOCK._is_owned  # type: ignore[attr-defined]  # as threading.Condition asks
+"""Whether this thread holds the lock already: then a finaliser asks, and what it wants must come later."""

@@ -177,19 +177,11 @@ class Circuit:
         era.cancelled += 1
         if elapsed < era.slow_after:
             return None
+        era.catch_up()
         for each in era.tallies:
             if isinstance(each, SlowTally):
                 each.record_unshared(era.n, now, elapsed)
         return era.look_ahead()
-
-    def failed(self, era: Flowing, now: float, elapsed: float) -> bool:
-        """A failure in the plainest case, of a call that shares the era. False: not that plain, `settle` it."""
-        if era is not self.era or era.flights is not None or era.quiet_until != -inf:
-            return False
-        met = era.record(True, now, elapsed)
-        if met is not None:
-            self._judge(era, met, now)
-        return True
 
     def _too_late(self, era: Era) -> bool:
         self._stragglers -= 1
@@ -212,7 +204,7 @@ class Circuit:
 
     def _judge(self, era: Flowing, met: Tally | None, now: float) -> None:
         if now < era.quiet_until:
-            era.horizon = 0
+            era.horizon = era.spare = 0
         elif met is not None:
             self._trip(era, now, Cause.TRIPPED, str(met.reading(era.n, now)))
 
@@ -224,7 +216,7 @@ class Circuit:
             readings = era.readings(now)
             self.log.append(Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True))
             era.quiet_until = now + duration
-            era.horizon = 0
+            era.horizon = era.spare = 0
 
     # -- an era of trials
 
@@ -348,6 +340,7 @@ class Circuit:
         self.rules = rules
         era = self.era
         if isinstance(era, Flowing) and era.state is not State.DISABLED:
+            era.catch_up()
             tallies = tuple(tally(condition, era.n) for condition in rules.conditions)
             for new in tallies:
                 for old in era.tallies:
@@ -375,21 +368,24 @@ class Circuit:
             readings = self.readings(era.since)
             self.log.append(Transition(old.state, era.state, cause, reason, era.since, readings, open_for, attempt))
             self.transitions += 1
-        self.door.era = self.door.shared = None
+        self.door.close()
         old.close_to_guards()
+        self.era = era
         self._stragglers += old.in_flight
         if old.state is not State.DISABLED:
             self._past = self._past.plus(old.totals)
-        self.era = era
         self.open_door()
 
     def open_door(self) -> None:
         """Show the guards the era, if calls pass in it without asking."""
-        era = self.era
-        self.door.era = self.door.shared = None
-        if isinstance(era, Flowing) and not (self.personal and era.tallies):
-            self.door.era = era
-            self.door.shared = era if era.flights is None else None
+        era, door = self.era, self.door
+        door.close()
+        if isinstance(era, Flowing):
+            if not (self.personal and era.tallies):
+                door.era = era
+                door.shared = era if era.flights is None else None
+        elif isinstance(era, Stopped) and not self.personal:
+            door.stop = era
 
 
 def _asked(hint: float) -> str:

@@ -116,7 +116,7 @@ def any_of(*parts: object) -> AnyOf:
 
 def slow_after(conditions: Iterable[Condition]) -> float:
     """From how many seconds on a call is slow to any of them; infinity when none asks."""
-    return min((each.slower_than for each in conditions if isinstance(each, SlowCallRate)), default=inf)
+    return min((float(each.slower_than) for each in conditions if isinstance(each, SlowCallRate)), default=inf)
 
 
 def _check_window(window: object) -> None:

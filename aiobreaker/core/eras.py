@@ -1,7 +1,7 @@
 """The eras: one life of a state each, with everything that is counted in it. A call belongs to the era that admitted it.
 
 An era that lets every call pass is itself the permit of all its calls, so that a guarded call allocates nothing. Elsewhere
-each call has a `Permit` of its own. Both show the same four thresholds, at which a guard must stop and ask.
+each call has a `Permit` of its own. Both show the same thresholds, at which a guard must stop and ask.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,14 @@ from typing import ClassVar, NamedTuple
 from . import checks
 from .conditions import Condition, slow_after
 from .slots import Slots
-from .tallies import Reading, SlowTally, StreakTally, Tally, tally
+from .tallies import Noted, Reading, SlowTally, StreakTally, Tally, tally
 from .windows import SecondsMemory
+
+FAR = 2**30 - 1
+"""A horizon so far ahead is looked at again when it is reached. CPython compares integers up to this one fastest."""
+
+
+_MOST_NOTED = 64  # failures, before they are counted in any case
 
 
 class State(StrEnum):
@@ -80,7 +86,11 @@ class Totals(NamedTuple):
 
 
 class Era:
-    """What every era counts. `n` is the number of recorded outcomes; a guard adds a plain success to it by itself."""
+    """What every era counts. `n` is the number of recorded outcomes; a guard adds a plain success to it by itself.
+
+    The thresholds: `horizon`, the number of the first call that must be looked at; `slow_after` and `watch_at`, for calls that
+    are slow; `roll_at`, when a window moves on; `spare`, how many failures away one is that must be looked at.
+    """
 
     __slots__ = (
         "cancelled",
@@ -94,6 +104,7 @@ class Era:
         "roll_at",
         "since",
         "slow_after",
+        "spare",
         "started",
         "state",
         "until",
@@ -111,6 +122,7 @@ class Era:
     def close_to_guards(self) -> None:
         """From now on every guard of a call of this era stops and asks."""
         self.horizon: float = 0
+        self.spare = 0
         self.slow_after: float = -1.0
         self.roll_at: float = -inf
         self.watch_at: float = -inf
@@ -120,29 +132,36 @@ class Era:
         """How many of its calls have not ended."""
         return max(0, self.started - self.n - self.ignored - self.cancelled - self.late)
 
+    def catch_up(self) -> None:
+        """Nothing is left to be counted where guards count nothing by themselves."""
+
     @property
     def totals(self) -> Totals:
         """How its calls have ended so far."""
+        self.catch_up()
         return Totals(self.n - self.failures, self.failures, self.ignored, self.cancelled, self.late, self.refused)
 
 
 class Flowing(Era):
     """An era in which every call passes: CLOSED, METRICS_ONLY, DISABLED (the last without conditions).
 
-    `flights` holds the start of every running call by its ticket, oldest first, if a condition counts calls in flight.
+    `flights` holds the start of every running call by its ticket, oldest first, if a condition counts calls in flight. `noted`
+    holds the failures that guards have numbered by themselves, and that nobody has counted yet.
     """
 
-    __slots__ = ("_levels", "_timed", "_watchers", "flights", "quiet_until", "tallies")
+    __slots__ = ("_levels", "_timed", "_watchers", "flights", "noted", "quiet_until", "tallies")
 
     def __init__(self, state: State, since: float, reason: str, conditions: tuple[Condition, ...]) -> None:
         super().__init__(state, since, reason)
         self.quiet_until = -inf
+        self.noted: list[Noted] = []
         self.flights: dict[int, float] | None = None
         self._levels: list[dict[int, float]] = []
         self.count_for(tuple(tally(condition) for condition in conditions))
 
     def count_for(self, tallies: tuple[Tally, ...]) -> None:
         """Count for these from now on. Calls in flight are known from the start of the first that asks for them."""
+        self.catch_up()
         self.tallies = tallies
         memories = (each.memory for each in tallies if not isinstance(each, StreakTally))
         self._timed = tuple(memory for memory in memories if isinstance(memory, SecondsMemory))
@@ -155,34 +174,62 @@ class Flowing(Era):
         self.watch_at = -inf if watchers else inf
         self.slow_after = slow_after(each.condition for each in tallies)
 
-    def look_ahead(self) -> Tally | None:
-        """Work out when a success could next change the verdict. The answer is a tally whose condition is met now."""
-        self.roll_at = min((memory.roll_at for memory in self._timed), default=inf)
-        self.horizon = inf
+    def catch_up(self) -> None:
+        """Count the failures that have only been noted."""
+        while self.noted:
+            noted, self.noted = self.noted, []
+            self._count(noted)
+
+    def _count(self, noted: list[Noted]) -> None:
+        self.failures += len(noted)
         for each in self.tallies:
-            horizon = each.horizon(self.n)
-            if horizon <= self.n:
-                return each
-            self.horizon = min(self.horizon, horizon)
-        return None
+            each.hand_over(noted)
+
+    def look_ahead(self) -> Tally | None:
+        """Work out when the verdict could next change. The answer is a tally whose condition is met now."""
+        while True:
+            self.catch_up()
+            number, met = self.n, None
+            ahead: float = FAR if number < FAR else inf
+            spare = _MOST_NOTED
+            for each in self.tallies:
+                horizon = each.horizon(number)
+                if horizon <= number:
+                    met = met or each
+                ahead = min(ahead, horizon)
+                spare = min(spare, each.patience(number))
+            soon = min((memory.roll_at for memory in self._timed), default=inf)
+            self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
+            if not self.noted:  # else another thread has noted a failure meanwhile
+                return met
+
+    def _patient(self, spare: int) -> int:
+        return spare if self.flights is None and self.quiet_until == -inf else 0
 
     def record(self, failed: bool, now: float, elapsed: float) -> Tally | None:
         """Count a success or failure, and look ahead in the same go."""
+        noted, self.noted = self.noted, []  # and nothing is called before the next line: all of them have lower numbers
         self.n = number = self.n + 1
         self.failures += failed
+        if noted:
+            self._count(noted)
         met: Tally | None = None
-        ahead = soon = inf
+        ahead: float = FAR if number < FAR else inf
+        soon, spare = inf, _MOST_NOTED
         for each in self.tallies:
             horizon = each.record(number, now, failed, elapsed)
             if horizon <= number:
                 met = met or each
             elif horizon < ahead:
                 ahead = horizon
+            patience = each.patience(number)
+            if patience < spare:
+                spare = patience
         for memory in self._timed:
             if memory.roll_at < soon:
                 soon = memory.roll_at
-        self.horizon, self.roll_at = ahead, soon
-        return met
+        self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
+        return self.look_ahead() if self.noted else met
 
     def age(self, now: float) -> None:
         """Count the running calls that have become slow by now. Only where calls in flight count."""
@@ -220,6 +267,7 @@ class Flowing(Era):
 
     def readings(self, now: float) -> tuple[Reading, ...]:
         """Every condition as it stands."""
+        self.catch_up()
         return tuple(each.reading(self.n, now) for each in self.tallies)
 
 
@@ -232,19 +280,6 @@ def _first(flights: dict[int, float]) -> tuple[int, float]:
             continue
 
 
-class Door:
-    """Where guards look first: the era, while every call may pass without asking; else None.
-
-    `era` is for the guards made for these very settings, `shared` for those that only read the clock before and after.
-    """
-
-    __slots__ = ("era", "shared")
-
-    def __init__(self) -> None:
-        self.era: Flowing | None = None
-        self.shared: Flowing | None = None
-
-
 class Stopped(Era):
     """An era in which no call passes: OPEN until its time is over, or FORCED_OPEN."""
 
@@ -253,6 +288,28 @@ class Stopped(Era):
     def __init__(self, state: State, since: float, reason: str, until: float, attempt: int) -> None:
         super().__init__(state, since, reason, until)
         self.attempt = attempt
+
+
+class Door:
+    """Where guards look first: the era, while every call may pass without asking; else None.
+
+    `era` is for the guards made for these very settings, `shared` for those that only read the clock before and after. `stop`
+    is the era in which no call passes before its time is over, and nobody has to be told; else one whose time is over.
+    """
+
+    __slots__ = ("era", "shared", "stop")
+
+    def __init__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """From now on every guard asks."""
+        self.era: Flowing | None = None
+        self.shared: Flowing | None = None
+        self.stop: Stopped = _NO_STOP
+
+
+_NO_STOP = Stopped(State.OPEN, -inf, "", -inf, 0)
 
 
 class HalfOpen(Era):
@@ -280,6 +337,7 @@ class Permit:
 
     n: ClassVar[int] = 0
     horizon: ClassVar[float] = 0
+    spare: ClassVar[int] = 0
     slow_after: ClassVar[float] = -1.0
     roll_at: ClassVar[float] = -inf
 

@@ -2,9 +2,11 @@
 
 A tally never hears of an ordinary success. It says beforehand, as its horizon, at which call number a success could be the
 one that meets the condition; until then, and until a memory rolls, a success is a counter and a comparison. A horizon that is
-not ahead of the newest call means: met.
+not ahead of the newest call means: met. It also says, as its `patience`, the how-manieth failure from now on could be the one;
+failures before that one are handed over later, all at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
@@ -46,6 +48,10 @@ class Reading:
         return f"{self.count} of {self.calls} calls in {self.condition.window} {verb}{share} ({limit})"
 
 
+Noted = tuple[int, float]
+"""A failure that nobody has counted yet: the number of the call, and how many seconds it took."""
+
+
 class StreakTally:
     """Failures in a row: the number of the last one, and how many there were without a success between."""
 
@@ -63,6 +69,15 @@ class StreakTally:
         self._length = self._length + 1 if number == self._last + 1 else 1
         self._last = number
         return number if self._length >= self.condition.failures else inf
+
+    def hand_over(self, failures: Sequence[Noted]) -> None:
+        """Calls that have failed since the last one that was told."""
+        for number, elapsed in failures:
+            self.record(number, 0.0, True, elapsed)
+
+    def patience(self, number: int) -> int:
+        """At which failure from now on the condition could be met."""
+        return self.condition.failures - self._length
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
@@ -88,6 +103,10 @@ class _WindowTally(Generic[C]):
         self.condition: C = condition
         self.memory = remember(condition.window, origin)
 
+    def hand_over(self, failures: Sequence[Noted]) -> None:
+        """Calls that have failed since the last one that was told."""
+        self.memory.take_marks([number for number, _ in failures])
+
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
         if isinstance(old, _WindowTally) and isinstance(old, SlowTally) == isinstance(self, SlowTally):
@@ -103,6 +122,11 @@ class CountTally(_WindowTally[FailureCount]):
         """Call `number` has ended. The answer is the new horizon."""
         marks, _ = self.memory.take(number, now, failed)
         return number if marks >= self.condition.failures else inf
+
+    def patience(self, number: int) -> int:
+        """At which failure from now on the condition could be met."""
+        marks, _ = self.memory.counts(number)
+        return self.condition.failures - marks
 
     def horizon(self, number: int) -> float:
         """No success can be the one that trips."""
@@ -125,6 +149,10 @@ class RateTally(_WindowTally[FailureRate]):
         """Call `number` has ended. The answer is the new horizon."""
         marks, calls = self.memory.take(number, now, failed)
         return _horizon(self.condition, number, marks, calls) if marks else inf
+
+    def patience(self, number: int) -> int:
+        """At which failure from now on the condition could be met, or brought within reach of a success."""
+        return _patience(self.condition, *self.memory.counts(number))
 
     def horizon(self, number: int) -> float:
         """The call number at which a success could trip."""
@@ -155,6 +183,17 @@ class SlowTally(_WindowTally[SlowCallRate]):
         aged, slow = self.aged, elapsed >= self.condition.slower_than
         marks, calls = self.memory.take(number + self.unshared, now, slow)
         return _horizon(self.condition, number, marks + aged, calls + aged) if marks or aged else inf
+
+    def hand_over(self, failures: Sequence[Noted]) -> None:
+        """Calls that have failed since the last one that was told."""
+        slow = [number + self.unshared for number, elapsed in failures if elapsed >= self.condition.slower_than]
+        if slow:
+            self.memory.take_marks(slow)
+
+    def patience(self, number: int) -> int:
+        """At which failure from now on, all of them slow, the condition could be met, or brought within reach of a success."""
+        marks, calls = self.memory.counts(number + self.unshared)
+        return _patience(self.condition, marks + self.aged, calls + self.aged)
 
     def record_unshared(self, number: int, now: float, elapsed: float) -> None:
         """A call has ended that has no number: it was cancelled, and counts only if it was slow."""
@@ -201,6 +240,11 @@ def _horizon(condition: FailureRate | SlowCallRate, number: int, marks: int, cal
     if calls >= minimum:
         return number if marks / calls >= condition.rate else inf
     return number + minimum - calls if marks / minimum >= condition.rate else inf
+
+
+def _patience(condition: FailureRate | SlowCallRate, marks: int, calls: int) -> int:
+    """At which marked call from now on a rate could be met, or a success meet it: never too late, at most one too early."""
+    return int(condition.rate * max(condition.minimum_calls, calls)) - marks
 
 
 def _rate_reading(condition: FailureRate | SlowCallRate, count: int, calls: int) -> Reading:

@@ -5,6 +5,7 @@ answers how many calls, and how many marks, are still inside its window. Unmarke
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -65,6 +66,12 @@ class CallMemory:
             self._marked.append(number)
         return self.counts(number)
 
+    def take_marks(self, numbers: Sequence[int]) -> None:
+        """Take in marked calls, all older than the next one, without an answer."""
+        if self._marked is None:
+            self._marked = deque()
+        self._marked.extend(numbers)
+
     def expire(self, number: int, now: float) -> None:
         """Time changes nothing here."""
 
@@ -112,7 +119,13 @@ class SecondsMemory:
         if marked and self._buckets:  # after a roll there is one
             self._buckets[-1].marks += 1
             self._marks += 1
-        return self.counts(number)
+        return self._marks, number - self._base
+
+    def take_marks(self, numbers: Sequence[int]) -> None:
+        """Take in marked calls from before the next roll, without an answer."""
+        if self._buckets:
+            self._buckets[-1].marks += len(numbers)
+            self._marks += len(numbers)
 
     def _roll(self, number: int, now: float) -> None:
         """Make room for a call at `now`; `number` is the newest call before it."""
