@@ -268,7 +268,7 @@ class CircuitBreaker:
                 gate.circuit.door = Door()
             gate.settings = settings
             gate.circuit.reconfigure(settings.rules, now)
-            if gate.hub.wanted:
+            if gate.wanted:
                 gate.hub.post(Reconfigured(changed=tuple(changes), **gate.hub.stamp(now)))
         gate.show_door()
         gate.command(lambda now: None)

@@ -4,15 +4,13 @@ Law: between an admission and the first line of the guarded code there is no awa
 be awaited around a transition runs under the breaker's anyio lock. No user code runs under the thread lock.
 """
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
 
 from .core.circuit import Circuit
 from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped
@@ -20,9 +18,12 @@ from .core.outcomes import Outcome
 from .errors import CircuitOpenError, FailureSummary, fresh_error, told
 from .events import CallFinished, CallRefused
 from .hub import EventHub
-from .locking import LOCK, interrupted
-from .loops import Backlog, Bell, PerLoop
+from .locking import LOCK, interrupted, process
+from .loops import BACKLOG, Bell, PerLoop
 from .settings import Settings, Shape
+
+if TYPE_CHECKING:  # anyio loads its parts when they are first used
+    import anyio.lowlevel  # noqa: TC004
 
 Pass = Permit | Flowing
 """What an admitted call holds: a permit of its own, or the era that all calls share."""
@@ -31,20 +32,32 @@ _YIELD_EVERY = 64  # refusals in a row; a power of two
 _MOST_TYPES = 64  # of exceptions that are known to be plain failures
 
 
+_NO_TYPES: frozenset[type[BaseException]] = frozenset()
+_NOBODY = EventHub("", lambda: None)  # the hub of breakers that nobody has ever observed
+
+
+class _Lobby:
+    """Where callers wait, and whoever awaits something around a transition. Made when somebody first does."""
+
+    __slots__ = ("changed", "errands", "line")
+
+    def __init__(self) -> None:
+        self.changed = Bell()
+        self.line = PerLoop(_turnstile)
+        self.errands = PerLoop(_lock)
+
+
 class Gate:
     """Where every guarded call of one breaker comes in and goes out."""
 
     __slots__ = (
         "_brisk",
-        "_errands",
-        "_line",
+        "_hub",
+        "_lobby",
         "_newest",
         "_process",
-        "backlog",
-        "changed",
         "circuit",
         "clock",
-        "hub",
         "judges",
         "last_failure",
         "name",
@@ -58,29 +71,49 @@ class Gate:
         self.settings = settings
         self.clock = clock
         self.circuit = Circuit(settings.rules, clock(), draw)
-        self.hub = EventHub(name, self.show_door)
-        self.changed = Bell()
+        self._hub = _NOBODY
+        self._lobby: _Lobby | None = None
         self.last_failure: FailureSummary | None = None
         self._newest: tuple[type[BaseException], str, float] | None = None
         self.waiting = 0
-        self._process = os.getpid()
+        self._process = process()
         self.judges = self._brisk = False
-        self.plain_failures: set[type[BaseException]] = set()
-        self._line = PerLoop(_turnstile)
-        self._errands = PerLoop(_lock)
-        self.backlog = Backlog()
+        self.plain_failures: frozenset[type[BaseException]] = _NO_TYPES
         self.show_door()
+
+    @property
+    def hub(self) -> EventHub:
+        """The events of this breaker; from now on there may be somebody who asks for them."""
+        if self._hub is _NOBODY:
+            hub = EventHub(self.name, self.show_door)
+            with LOCK:
+                self._hub = hub if self._hub is _NOBODY else self._hub
+        return self._hub
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to tell of transitions."""
+        return self._hub.wanted
+
+    @property
+    def lobby(self) -> _Lobby:
+        """Where to wait."""
+        if self._lobby is None:
+            lobby = _Lobby()
+            with LOCK:
+                self._lobby = self._lobby or lobby
+        return self._lobby
 
     def show_door(self) -> None:
         """Let guards pass by themselves, unless single calls are watched."""
-        self.backlog.do(self._show_door)
+        BACKLOG.do(self._show_door)
 
     def _show_door(self) -> None:
         self.judges = self.settings.shape is Shape.JUDGED
-        self._brisk = not self.hub.wants_calls and self.settings.retry_after is None
-        self.plain_failures = set()
+        self._brisk = not self._hub.wants_calls and self.settings.retry_after is None
+        self.plain_failures = _NO_TYPES
         with LOCK:
-            self.circuit.personal = self.hub.wants_calls
+            self.circuit.personal = self._hub.wants_calls
             self.circuit.open_door()
 
     # -- in
@@ -153,10 +186,11 @@ class Gate:
 
     async def _stand_in_line(self) -> Permit:
         """First come, first served: only the head of the line asks, and the circuit alone admits."""
-        with self._line.borrow() as turnstile:
+        lobby = self.lobby
+        with lobby.line.borrow() as turnstile:
             async with turnstile:
                 while True:
-                    with self.changed.heard() as changed:
+                    with lobby.changed.heard() as changed:
                         if self._probe_is_due(self.clock()):
                             await self._run_probe()
                         now = self.clock()
@@ -169,7 +203,7 @@ class Gate:
 
     def ask(self, now: float) -> Permit | Refusal:
         """The circuit's own answer."""
-        self.backlog.catch_up()
+        BACKLOG.catch_up()
         with LOCK:
             answer = self.circuit.admit(now)
             changed = self._note_log()
@@ -187,9 +221,9 @@ class Gate:
         state, reason, retry_after = refusal
         with LOCK:
             self.circuit.era.refused += 1
-            if self.hub.wants_calls:
-                stamp = self.hub.stamp(now)
-                self.hub.post(CallRefused(state=state, reason=reason, retry_after=retry_after, **stamp))
+            if self._hub.wants_calls:
+                stamp = self._hub.stamp(now)
+                self._hub.post(CallRefused(state=state, reason=reason, retry_after=retry_after, **stamp))
         self._tell()
         return CircuitOpenError(self.name, state, reason, retry_after, self.last_failure)
 
@@ -224,11 +258,13 @@ class Gate:
             return
         if type(error) in self.plain_failures:
             now, words = self.clock(), told(error)
+            elapsed = 0.0 if began is None else now - began
             era: Any = permit  # a permit of its own has nothing to spare
             number, spare = era.n + 1, era.spare - 1
             if spare > 0 and number < era.horizon and now < era.roll_at:
-                era.n, era.spare = number, spare
-                era.noted.append((number, 0.0 if began is None else now - began))
+                era.n = number
+                era.spare = spare
+                era.noted[number] = elapsed
                 self._newest = (type(error), words, now)
                 return
         try:
@@ -244,14 +280,18 @@ class Gate:
 
     def _learn(self, error: BaseException) -> None:
         """Remember a type of which every instance is a plain failure, if nobody watches calls."""
-        known = self.plain_failures
-        if self._brisk and len(known) < _MOST_TYPES and self.settings.judge.is_plain_failure(error):
-            known.add(type(error))
+        if not self._brisk or len(self.plain_failures) >= _MOST_TYPES:
+            return
+        judge = self.settings.judge
+        if judge.is_plain_failure(error):
+            with LOCK:
+                if judge is self.settings.judge:
+                    self.plain_failures |= {type(error)}
 
     def look(self) -> float:
         """Make what there is to see true, and say when."""
         self._leave_parent()
-        self.backlog.catch_up()
+        BACKLOG.catch_up()
         self.sum_up()
         return self.clock()
 
@@ -277,7 +317,7 @@ class Gate:
     ) -> None:
         """End a call with this outcome, once. `subject` is the error or result that made it a failure."""
         if interrupted():
-            self.backlog.add(partial(self.settle, permit, outcome, subject, hint, began))
+            BACKLOG.add(partial(self.settle, permit, outcome, subject, hint, began))
             return
         now = self.clock()
         era: Era = permit.era if isinstance(permit, Permit) else permit
@@ -291,7 +331,7 @@ class Gate:
             self._newest = None
         with LOCK:
             in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, failure, hint)
-            if self.hub.wants_calls and era.state is not State.DISABLED:
+            if self._hub.wants_calls and era.state is not State.DISABLED:
                 elapsed = None if began is None else now - began
                 finished = CallFinished(
                     outcome=outcome,
@@ -300,9 +340,9 @@ class Gate:
                     trial=era.state is State.HALF_OPEN,
                     late=not in_time,
                     failure=failure,
-                    **self.hub.stamp(now),
+                    **self._hub.stamp(now),
                 )
-                self.hub.post(finished)
+                self._hub.post(finished)
             if self.circuit.log:
                 self._note_log()
         self._tell()
@@ -311,7 +351,7 @@ class Gate:
 
     def command(self, order: Callable[[float], object]) -> None:
         """Carry out an order to the circuit, and tell what it changed."""
-        self.backlog.do(partial(self._carry_out, order))
+        BACKLOG.do(partial(self._carry_out, order))
 
     def hold(self, reason: str) -> object:
         """Refuse everything until this hold is released."""
@@ -319,7 +359,7 @@ class Gate:
         return self._carry_out(lambda now: self.circuit.hold(now, reason))
 
     def _carry_out(self, order: Callable[[float], object]) -> object:
-        self.backlog.catch_up()
+        BACKLOG.catch_up()
         now = self.clock()
         with LOCK:
             answer = order(now)
@@ -328,29 +368,30 @@ class Gate:
         return answer
 
     def _tell(self) -> None:
-        self.backlog.catch_up()
-        if self.changed.ears:
-            self.changed.ring()
-        if self.hub.outbox:
-            self.hub.deliver()
+        BACKLOG.catch_up()
+        if self._lobby is not None and self._lobby.changed.ears:
+            self._lobby.changed.ring()
+        if self._hub.outbox:
+            self._hub.deliver()
 
     def _note_log(self) -> bool:
         """Make events of what the circuit has logged. Under the lock. True if there was anything."""
         log = self.circuit.log
         if not log:
             return False
-        self.circuit.log = []
+        self.circuit.log = ()
         self.sum_up()
-        if self.hub.wanted:
+        if self._hub.wanted:
             for entry in log:
-                self.hub.note(entry)
+                self._hub.note(entry)
         return True
 
     # -- what awaits
 
     async def _run_probe(self) -> None:
         """Ask the probe whether the dependency is back, as a trial with its lease."""
-        with self._errands.borrow() as errands:
+        lobby = self.lobby
+        with lobby.errands.borrow() as errands:
             async with errands:
                 now = self.clock()
                 permit = self.ask(now) if self.circuit.wants_trial(now) else None
@@ -373,28 +414,29 @@ class Gate:
 
     def _leave_parent(self) -> None:
         """After a fork: what was running or waiting in the parent does not run here."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
+        if self._process != process():
+            self._process = process()
             self.waiting = 0
             with LOCK:
                 self.circuit.forget_calls()
 
     async def drain(self, hold: object) -> None:
         """Wait until the calls from before this hold have ended, or the hold itself."""
-        with self._errands.borrow() as errands:
+        lobby = self.lobby
+        with lobby.errands.borrow() as errands:
             async with errands:
                 while True:
-                    with self.changed.heard() as changed:
+                    with lobby.changed.heard() as changed:
                         if not self.circuit.stragglers or not self.circuit.holds(hold):
                             return
                         await changed.wait()
 
 
-def _turnstile() -> anyio.Semaphore:
+def _turnstile() -> "anyio.Semaphore":
     return anyio.Semaphore(1, fast_acquire=True)
 
 
-def _lock() -> anyio.Lock:
+def _lock() -> "anyio.Lock":
     return anyio.Lock(fast_acquire=True)
 
 

@@ -10,8 +10,22 @@ from collections.abc import Callable
 
 LOCK = threading.RLock()
 
+_forks = 0
+
+
+def process() -> int:
+    """Which process this is: a small number, that differs from the one it had in the parent."""
+    return _forks
+
+
+def _begin_as_child() -> None:
+    global _forks  # noqa: PLW0603 - it belongs to the process
+    _forks += 1
+    LOCK.release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_begin_as_child)
 
 
 interrupted: Callable[[], bool] = LOCK._is_owned  # type: ignore[attr-defined]  # as threading.Condition asks

@@ -4,15 +4,16 @@ An anyio primitive binds to the loop that uses it first, and must only be touche
 when it is needed and dropped with its last user.
 """
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
-from anyio.lowlevel import current_token
 
-from .locking import LOCK, interrupted
+from .locking import LOCK, interrupted, process
+
+if TYPE_CHECKING:  # anyio loads its parts when they are first used
+    import anyio.lowlevel  # noqa: TC004
 
 T = TypeVar("T")
 
@@ -33,12 +34,12 @@ class PerLoop(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self.shares: dict[object, _Share[T]] = {}
-        self._process = os.getpid()
+        self._process = process()
 
     @contextmanager
     def borrow(self) -> Generator[T]:
         """The `T` of the running event loop."""
-        loop = current_token().native_token
+        loop = anyio.lowlevel.current_token().native_token
         self._leave_parent()
         share = self.shares.get(loop)
         if share is None:
@@ -54,13 +55,13 @@ class PerLoop(Generic[T]):
 
     def _leave_parent(self) -> None:
         """After a fork: the loops of the parent are not ours."""
-        process = os.getpid()
-        if self._process == process:
+        here = process()
+        if self._process == here:
             return
         with LOCK:
-            if self._process != process:
+            if self._process != here:
                 self.shares = {}
-                self._process = process
+                self._process = here
 
     def take_all(self) -> list[tuple[object, T]]:
         """All of them, each with its loop; from here on users get new ones."""
@@ -75,7 +76,7 @@ class Backlog:
     __slots__ = ("_actions",)
 
     def __init__(self) -> None:
-        self._actions: list[Callable[[], object]] = []
+        self._actions: list[Callable[[], object]] | None = None
 
     def do(self, action: Callable[[], object]) -> None:
         """Do it at once if that can be, else as soon as the transition is over."""
@@ -85,7 +86,9 @@ class Backlog:
             action()
 
     def add(self, action: Callable[[], object]) -> None:
-        """Keep it for the next who catches up: the loop that runs in this thread, or whoever comes."""
+        """Keep it for the next who catches up: the loop that runs in this thread, or whoever comes. Under the lock."""
+        if self._actions is None:
+            self._actions = []
         self._actions.append(action)
         loop = _running_loop()
         if loop is not None:
@@ -95,6 +98,10 @@ class Backlog:
         """Do what has been left to be done."""
         while self._actions:
             self._actions.pop(0)()
+
+
+BACKLOG = Backlog()
+"""One for the process, as there is one lock."""
 
 
 class Bell:
@@ -107,14 +114,14 @@ class Bell:
     __slots__ = ("_events",)
 
     def __init__(self) -> None:
-        self._events = PerLoop(anyio.Event)
+        self._events = PerLoop(_event)
 
     @property
     def ears(self) -> int:
         """In how many loops somebody waits."""
         return len(self._events.shares)
 
-    def heard(self) -> AbstractContextManager[anyio.Event]:
+    def heard(self) -> "AbstractContextManager[anyio.Event]":
         """An event that the next ring sets. Get it first, then look whether there is anything to wait for."""
         return self._events.borrow()
 
@@ -124,9 +131,13 @@ class Bell:
             _call_in(loop, event.set)
 
 
+def _event() -> "anyio.Event":
+    return anyio.Event()
+
+
 def _running_loop() -> object:
     try:
-        return current_token().native_token
+        return anyio.lowlevel.current_token().native_token
     except RuntimeError:
         return None
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
+from functools import lru_cache
 from math import isfinite
 from typing import Any, TypedDict
 
@@ -68,7 +67,7 @@ class Settings:
     shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        trials = self.trials if isinstance(self.trials, Trials) else Trials(checks.count("trials", self.trials))
+        trials = self.trials if isinstance(self.trials, Trials) else _trials(checks.count("trials", self.trials))
         open_for = schedule(self.open_for)
         usual_jitter = 0.0 if isinstance(open_for, Fixed) else 0.1
         jitter = usual_jitter if self.jitter is None else checks.spread("jitter", self.jitter)
@@ -82,7 +81,9 @@ class Settings:
         checks.seconds("max_retry_after", self.max_retry_after)
         checks.count("max_waiters", self.max_waiters)
         object.__setattr__(self, "rules", rules)
-        object.__setattr__(self, "judge", Judge(self.failure_on, _with_refusals(self.ignore), self.failure_if))
+        usual = self.failure_on is Exception and self.ignore == () and self.failure_if is None
+        judge = _USUAL_JUDGE if usual else Judge(self.failure_on, _with_refusals(self.ignore), self.failure_if)
+        object.__setattr__(self, "judge", judge)
         object.__setattr__(self, "shape", self._shape(rules))
 
     def _shape(self, rules: Rules) -> Shape:
@@ -114,11 +115,23 @@ def _with_refusals(ignore: ErrorRule) -> ErrorRule:
     return (lambda error: isinstance(error, RefusedError) or rule(error)) if callable(rule) else rule
 
 
+_USUAL_JUDGE = Judge(Exception, RefusedError, None)
+
+
+@lru_cache(maxsize=64)
+def _trials(count: int) -> Trials:
+    """The same object for the same number: there may be many breakers."""
+    return Trials(count)
+
+
 def _delay(value: object, wall_clock: float) -> float | None:
     """Seconds out of a number, or out of the text of a Retry-After header (RFC 9110, section 10.2.3)."""
     if isinstance(value, str):
         if value.strip().isdecimal():
             return float(value)
+        from datetime import UTC  # these take as long to import as all the rest, and few need them
+        from email.utils import parsedate_to_datetime
+
         try:
             moment = parsedate_to_datetime(value)
         except ValueError:

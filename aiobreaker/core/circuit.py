@@ -14,6 +14,9 @@ from .outcomes import Outcome
 from .schedules import Schedule, jittered
 from .tallies import Reading, SlowTally, Tally, tally
 from .transitions import Cause, Forfeit, Transition
+from .windows import LONG_AGO
+
+_NONE_YET = Totals()
 
 LEAST_LEASE = 30.0  # seconds; the default lease of a trial is never shorter
 
@@ -43,12 +46,12 @@ class Circuit:
         self.era: Era = Flowing(State.CLOSED, now, "new", rules.conditions)
         self.door = Door()
         self.personal = False
-        self.log: list[Transition | Forfeit] = []
+        self.log: tuple[Transition | Forfeit, ...] = ()
         self.transitions = 0
         self._draw = draw
-        self._past = Totals()
+        self._past = _NONE_YET
         self._stragglers = 0
-        self._holds: list[object] = []
+        self._holds: tuple[object, ...] = ()
         self._found: Era = self.era
         self.open_door()
 
@@ -154,8 +157,8 @@ class Circuit:
         assert isinstance(era, Flowing)
         if isinstance(permit, Permit) and era.flights is not None:
             era.land(permit.ticket)
-        if -inf < era.quiet_until <= now:
-            era.quiet_until = -inf
+        if LONG_AGO < era.quiet_until <= now:
+            era.quiet_until = LONG_AGO
             era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
         if outcome is Outcome.SUCCESS or outcome is Outcome.FAILURE:
             met = era.record(outcome is Outcome.FAILURE, now, elapsed)
@@ -165,7 +168,7 @@ class Circuit:
             self._trip(era, now, Cause.HINTED, _asked(hint), hint)
         elif era.flights is not None and outcome is not Outcome.IGNORED:
             self._look(era, now)
-        elif met is not None or era.quiet_until != -inf:
+        elif met is not None or era.quiet_until != LONG_AGO:
             self._judge(era, met, now)
         return True
 
@@ -214,7 +217,7 @@ class Circuit:
         elif now >= era.quiet_until:
             duration = self._open_time(0) if hint is None else hint
             readings = era.readings(now)
-            self.log.append(Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True))
+            self.log += (Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True),)
             era.quiet_until = now + duration
             era.horizon = era.spare = 0
 
@@ -256,7 +259,7 @@ class Circuit:
     def _forfeit(self, era: HalfOpen, now: float) -> None:
         expired = era.slots.forfeit(now)
         if expired:
-            self.log.append(Forfeit(expired, now))
+            self.log += (Forfeit(expired, now),)
             era.failed += expired
             self._decide(era, now, Cause.LEASE_EXPIRED, f"a trial did not end within its lease of {era.slots.lease:g} s")
 
@@ -275,7 +278,7 @@ class Circuit:
         """Open by hand, for so long or for as long as the schedule says."""
         if self.era.state is State.OPEN and duration is None and now < self.era.until:
             return
-        self._holds.clear()
+        self._holds = ()
         attempt = self.era.attempt + 1 if isinstance(self.era, HalfOpen) else 0
         self._open(now, Cause.MANUAL, reason, attempt, duration)
 
@@ -284,7 +287,7 @@ class Circuit:
         era = self.era
         if era.state is State.HALF_OPEN:
             return
-        self._holds.clear()
+        self._holds = ()
         attempt = era.attempt if isinstance(era, Stopped) else 0
         lease = self.rules.trials.lease
         if lease is None:
@@ -294,19 +297,19 @@ class Circuit:
 
     def force_open(self, now: float, reason: str) -> None:
         """Refuse everything until told otherwise."""
-        self._holds.clear()
+        self._holds = ()
         self._begin(Stopped(State.FORCED_OPEN, now, reason, inf, 0), Cause.MANUAL, reason)
 
     def let_flow(self, now: float, state: State, reason: str) -> None:
         """Let calls pass: CLOSED, DISABLED or METRICS_ONLY, each with fresh counts."""
-        self._holds.clear()
+        self._holds = ()
         conditions = () if state is State.DISABLED else self.rules.conditions
         self._begin(Flowing(state, now, reason, conditions), Cause.MANUAL, reason)
 
     def hold(self, now: float, reason: str) -> object:
         """Refuse everything until this hold, and every other one, is released."""
         hold = object()
-        holds = [*self._holds, hold]
+        holds = (*self._holds, hold)
         if len(holds) == 1:
             self._found = self.era
             self.force_open(now, reason)
@@ -317,7 +320,7 @@ class Circuit:
         """End a hold. After the last one the circuit is as it was found; an order given meanwhile stands."""
         if hold not in self._holds:
             return
-        self._holds.remove(hold)
+        self._holds = tuple(each for each in self._holds if each is not hold)
         if self._holds:
             return
         found, reason = self._found, "the hold was released"
@@ -366,7 +369,7 @@ class Circuit:
         if era.state is not old.state:
             attempt = era.attempt if isinstance(era, Stopped) else 0
             readings = self.readings(era.since)
-            self.log.append(Transition(old.state, era.state, cause, reason, era.since, readings, open_for, attempt))
+            self.log += (Transition(old.state, era.state, cause, reason, era.since, readings, open_for, attempt),)
             self.transitions += 1
         self.door.close()
         old.close_to_guards()

@@ -103,6 +103,8 @@ class AnyOf(_Joinable):
 
 def any_of(*parts: object) -> AnyOf:
     """One flat disjunction of conditions; TypeError for what is no condition."""
+    if len(parts) == 1 and isinstance(parts[0], AnyOf):
+        return parts[0]
     flat: list[Condition] = []
     for part in parts:
         if isinstance(part, AnyOf):

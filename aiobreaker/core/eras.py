@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 from . import checks
 from .conditions import Condition, slow_after
 from .slots import Slots
-from .tallies import Noted, Reading, SlowTally, StreakTally, Tally, tally
-from .windows import SecondsMemory
+from .tallies import Noted, Reading, SlowTally, Tally, tally
+from .windows import LONG_AGO
 
 FAR = 2**30 - 1
 """A horizon so far ahead is looked at again when it is reached. CPython compares integers up to this one fastest."""
@@ -111,7 +111,7 @@ class Era:
         "watch_at",
     )
 
-    def __init__(self, state: State, since: float, reason: str, until: float = -inf) -> None:
+    def __init__(self, state: State, since: float, reason: str, until: float = LONG_AGO) -> None:
         self.state = state
         self.since = since
         self.reason = reason
@@ -124,8 +124,8 @@ class Era:
         self.horizon: float = 0
         self.spare = 0
         self.slow_after: float = -1.0
-        self.roll_at: float = -inf
-        self.watch_at: float = -inf
+        self.roll_at: float = LONG_AGO
+        self.watch_at: float = LONG_AGO
 
     @property
     def in_flight(self) -> int:
@@ -142,6 +142,9 @@ class Era:
         return Totals(self.n - self.failures, self.failures, self.ignored, self.cancelled, self.late, self.refused)
 
 
+_NOTHING_NOTED: Noted = {}  # what an era begins with: it gets a dictionary of its own at the first call that is looked at
+
+
 class Flowing(Era):
     """An era in which every call passes: CLOSED, METRICS_ONLY, DISABLED (the last without conditions).
 
@@ -149,38 +152,38 @@ class Flowing(Era):
     holds the failures that guards have numbered by themselves, and that nobody has counted yet.
     """
 
-    __slots__ = ("_levels", "_timed", "_watchers", "flights", "noted", "quiet_until", "tallies")
+    __slots__ = ("_levels", "_watchers", "flights", "noted", "quiet_until", "tallies")
 
     def __init__(self, state: State, since: float, reason: str, conditions: tuple[Condition, ...]) -> None:
         super().__init__(state, since, reason)
-        self.quiet_until = -inf
-        self.noted: list[Noted] = []
+        self.quiet_until = LONG_AGO
+        self.noted = _NOTHING_NOTED
         self.flights: dict[int, float] | None = None
-        self._levels: list[dict[int, float]] = []
+        self._levels: tuple[dict[int, float], ...] = ()
         self.count_for(tuple(tally(condition) for condition in conditions))
 
     def count_for(self, tallies: tuple[Tally, ...]) -> None:
         """Count for these from now on. Calls in flight are known from the start of the first that asks for them."""
         self.catch_up()
         self.tallies = tallies
-        memories = (each.memory for each in tallies if not isinstance(each, StreakTally))
-        self._timed = tuple(memory for memory in memories if isinstance(memory, SecondsMemory))
         watchers = [each for each in tallies if isinstance(each, SlowTally) and each.condition.count_in_flight]
-        self._watchers = sorted(watchers, key=lambda each: each.condition.slower_than)
+        self._watchers = tuple(sorted(watchers, key=lambda each: each.condition.slower_than))
         running = {ticket: began for level in self._levels for ticket, began in level.items()}
-        self._levels = [dict(sorted(running.items()))] + [{} for _ in watchers]
+        if watchers or running:
+            self._levels = (dict(sorted(running.items())), *({} for _ in watchers))
         self.flights = self._levels[0] if watchers else None
         self.look_ahead()
-        self.watch_at = -inf if watchers else inf
+        self.watch_at = LONG_AGO if watchers else inf
         self.slow_after = slow_after(each.condition for each in tallies)
 
     def catch_up(self) -> None:
         """Count the failures that have only been noted."""
         while self.noted:
-            noted, self.noted = self.noted, []
+            none: Noted = {}
+            noted, self.noted = self.noted, none
             self._count(noted)
 
-    def _count(self, noted: list[Noted]) -> None:
+    def _count(self, noted: Noted) -> None:
         self.failures += len(noted)
         for each in self.tallies:
             each.hand_over(noted)
@@ -198,17 +201,19 @@ class Flowing(Era):
                     met = met or each
                 ahead = min(ahead, horizon)
                 spare = min(spare, each.patience(number))
-            soon = min((memory.roll_at for memory in self._timed), default=inf)
+            soon = min((each.memory.roll_at for each in self.tallies), default=inf)
             self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
             if not self.noted:  # else another thread has noted a failure meanwhile
                 return met
 
     def _patient(self, spare: int) -> int:
-        return spare if self.flights is None and self.quiet_until == -inf else 0
+        watched = self.flights is not None or self.quiet_until != LONG_AGO
+        return 0 if watched or self.noted is _NOTHING_NOTED else spare
 
     def record(self, failed: bool, now: float, elapsed: float) -> Tally | None:
         """Count a success or failure, and look ahead in the same go."""
-        noted, self.noted = self.noted, []  # and nothing is called before the next line: all of them have lower numbers
+        none: Noted = {}  # made beforehand: between the next two lines nothing happens, so that all noted numbers are lower
+        noted, self.noted = self.noted, none
         self.n = number = self.n + 1
         self.failures += failed
         if noted:
@@ -225,9 +230,8 @@ class Flowing(Era):
             patience = each.patience(number)
             if patience < spare:
                 spare = patience
-        for memory in self._timed:
-            if memory.roll_at < soon:
-                soon = memory.roll_at
+            if each.memory.roll_at < soon:
+                soon = each.memory.roll_at
         self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
         return self.look_ahead() if self.noted else met
 
@@ -309,7 +313,7 @@ class Door:
         self.stop: Stopped = _NO_STOP
 
 
-_NO_STOP = Stopped(State.OPEN, -inf, "", -inf, 0)
+_NO_STOP = Stopped(State.OPEN, LONG_AGO, "", LONG_AGO, 0)
 
 
 class HalfOpen(Era):
@@ -339,7 +343,7 @@ class Permit:
     horizon: ClassVar[float] = 0
     spare: ClassVar[int] = 0
     slow_after: ClassVar[float] = -1.0
-    roll_at: ClassVar[float] = -inf
+    roll_at: ClassVar[float] = LONG_AGO
 
     def __init__(self, era: Era, began: float, ticket: int = 0) -> None:
         self.era = era

@@ -1,6 +1,7 @@
 """How long a circuit stays open: fixed, in steps, or growing, each by the number of openings in a row before this one."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from . import checks
 
@@ -67,7 +68,13 @@ def schedule(open_for: object) -> Schedule:
     """The schedule that the setting `open_for` means: a number of seconds, or a schedule as it is."""
     if isinstance(open_for, Fixed | Steps | Exponential):
         return open_for
-    return Fixed(checks.seconds("open_for", open_for))
+    return _fixed(checks.seconds("open_for", open_for))
+
+
+@lru_cache(maxsize=64)
+def _fixed(duration: float) -> Fixed:
+    """The same object for the same duration: there may be many breakers."""
+    return Fixed(duration)
 
 
 def jittered(duration: float, spread: float, draw: float) -> float:

@@ -6,13 +6,12 @@ not ahead of the newest call means: met. It also says, as its `patience`, the ho
 failures before that one are handed over later, all at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from .conditions import Condition, ConsecutiveFailures, FailureCount, FailureRate, SlowCallRate
-from .windows import carry_over, remember
+from .windows import LastCalls, Memory, carry_over, remember
 
 C = TypeVar("C", FailureCount, FailureRate, SlowCallRate)
 
@@ -48,14 +47,16 @@ class Reading:
         return f"{self.count} of {self.calls} calls in {self.condition.window} {verb}{share} ({limit})"
 
 
-Noted = tuple[int, float]
-"""A failure that nobody has counted yet: the number of the call, and how many seconds it took."""
+Noted = dict[int, float]
+"""Failures that nobody has counted yet: the number of each call, and how many seconds it took."""
 
 
 class StreakTally:
     """Failures in a row: the number of the last one, and how many there were without a success between."""
 
     __slots__ = ("_last", "_length", "condition")
+
+    memory: ClassVar[Memory] = remember(LastCalls(1))  # an idle one: a streak needs none
 
     def __init__(self, condition: ConsecutiveFailures, origin: int) -> None:
         self.condition = condition
@@ -70,9 +71,9 @@ class StreakTally:
         self._last = number
         return number if self._length >= self.condition.failures else inf
 
-    def hand_over(self, failures: Sequence[Noted]) -> None:
+    def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""
-        for number, elapsed in failures:
+        for number, elapsed in failures.items():
             self.record(number, 0.0, True, elapsed)
 
     def patience(self, number: int) -> int:
@@ -103,9 +104,9 @@ class _WindowTally(Generic[C]):
         self.condition: C = condition
         self.memory = remember(condition.window, origin)
 
-    def hand_over(self, failures: Sequence[Noted]) -> None:
+    def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""
-        self.memory.take_marks([number for number, _ in failures])
+        self.memory.take_marks(failures)
 
     def go_on_from(self, old: "Tally", number: int, now: float) -> None:
         """Take over what a tally of the same kind knows."""
@@ -184,9 +185,9 @@ class SlowTally(_WindowTally[SlowCallRate]):
         marks, calls = self.memory.take(number + self.unshared, now, slow)
         return _horizon(self.condition, number, marks + aged, calls + aged) if marks or aged else inf
 
-    def hand_over(self, failures: Sequence[Noted]) -> None:
+    def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""
-        slow = [number + self.unshared for number, elapsed in failures if elapsed >= self.condition.slower_than]
+        slow = [number + self.unshared for number, elapsed in failures.items() if elapsed >= self.condition.slower_than]
         if slow:
             self.memory.take_marks(slow)
 

@@ -5,11 +5,14 @@ answers how many calls, and how many marks, are still inside its window. Unmarke
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from . import checks
+
+LONG_AGO = -inf  # one object for all that begin with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class LastSeconds:
         checks.seconds("span", self.span)
         checks.count("buckets", self.buckets)
 
+    @property
+    def width(self) -> float:
+        """The length of a bucket in seconds."""
+        return self.span / self.buckets
+
     def __str__(self) -> str:
         return f"the last {self.span:g} seconds"
 
@@ -50,10 +58,11 @@ Window = LastCalls | LastSeconds
 class CallMemory:
     """The last N calls: the numbers of the marked ones, at most N of them."""
 
-    __slots__ = ("_marked", "_origin", "_size", "roll_at")
+    __slots__ = ("_marked", "_origin", "_size")
+
+    roll_at: ClassVar[float] = inf
 
     def __init__(self, window: LastCalls, origin: int = 0) -> None:
-        self.roll_at = inf
         self._size = window.size
         self._origin = origin
         self._marked: deque[int] | None = None
@@ -66,7 +75,7 @@ class CallMemory:
             self._marked.append(number)
         return self.counts(number)
 
-    def take_marks(self, numbers: Sequence[int]) -> None:
+    def take_marks(self, numbers: Collection[int]) -> None:
         """Take in marked calls, all older than the next one, without an answer."""
         if self._marked is None:
             self._marked = deque()
@@ -102,12 +111,11 @@ class _Bucket:
 class SecondsMemory:
     """The last N seconds: one bucket per slice of time in which something was recorded."""
 
-    __slots__ = ("_base", "_buckets", "_marks", "_span", "_width", "roll_at")
+    __slots__ = ("_base", "_buckets", "_marks", "_window", "roll_at")
 
     def __init__(self, window: LastSeconds, origin: int = 0) -> None:
-        self.roll_at = -inf
-        self._span = window.span
-        self._width = window.span / window.buckets
+        self.roll_at = LONG_AGO
+        self._window = window
         self._buckets: deque[_Bucket] | None = None
         self._base = origin
         self._marks = 0
@@ -121,7 +129,7 @@ class SecondsMemory:
             self._marks += 1
         return self._marks, number - self._base
 
-    def take_marks(self, numbers: Sequence[int]) -> None:
+    def take_marks(self, numbers: Collection[int]) -> None:
         """Take in marked calls from before the next roll, without an answer."""
         if self._buckets:
             self._buckets[-1].marks += len(numbers)
@@ -133,14 +141,14 @@ class SecondsMemory:
         buckets = self._buckets
         if buckets is None:
             buckets = self._buckets = deque()
-        if not buckets or now >= buckets[-1].start + self._width:
+        if not buckets or now >= buckets[-1].start + self._window.width:
             buckets.append(_Bucket(now, number))
-        self.roll_at = min(buckets[0].start + self._span, buckets[-1].start + self._width)
+        self.roll_at = min(buckets[0].start + self._window.span, buckets[-1].start + self._window.width)
 
     def expire(self, number: int, now: float) -> None:
         """Forget what has left the window at `now`."""
         buckets = self._buckets
-        while buckets and now >= buckets[0].start + self._span:
+        while buckets and now >= buckets[0].start + self._window.span:
             self._marks -= buckets.popleft().marks
             self._base = buckets[0].base if buckets else number
 
@@ -163,7 +171,7 @@ class SecondsMemory:
         """Take over so many marks of unknown age, as if they were made at `now`."""
         self._buckets = deque([_Bucket(now, self._base, marks)])
         self._marks = marks
-        self.roll_at = now + self._width
+        self.roll_at = now + self._window.width
 
 
 Memory = CallMemory | SecondsMemory

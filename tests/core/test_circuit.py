@@ -633,7 +633,8 @@ def test_flights_may_land_while_they_are_counted() -> None:
     bench = Bench(IN_FLIGHT)
     era = bench.circuit.era
     assert isinstance(era, Flowing)
-    era.flights = era._levels[0] = Busy({1: 0.0, 2: 0.0, 3: 0.0})
+    era.flights = busy = Busy({1: 0.0, 2: 0.0, 3: 0.0})
+    era._levels = (busy, *era._levels[1:])
     bench.now = 50.0
     era.age(bench.now)
     assert _slow(bench) == (0, 0)

@@ -100,7 +100,7 @@ class CoreDriver:
         self._holds: list[object] = []
         if setup.measures_only:
             self._circuit.let_flow(self._now, State.METRICS_ONLY, "only measuring")
-            self._circuit.log.clear()
+            self._circuit.log = ()
 
     async def call(self, outcome: str, *, slow: bool = False) -> Refused | None:
         permit = self._admit()
