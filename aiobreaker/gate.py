@@ -118,18 +118,18 @@ class Gate:
 
     # -- in
 
-    def refusal(self, era: Stopped, now: float) -> CircuitOpenError | None:
-        """The answer in an era that nothing but time ends. None: the caller must give way first, see `refusal_slowly`."""
-        refused = era.refused + 1
+    def refusal(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError | None:
+        """The answer while no call passes, and nobody watches. None: the caller must give way first, see `refusal_slowly`."""
+        era.refused = refused = era.refused + 1
         if not refused % _YIELD_EVERY:
             return None
-        era.refused = refused
         retry_after = None if era.until == inf else era.until - now
-        return fresh_error(CircuitOpenError, self.name, era.state, era.reason, retry_after, self.last_failure)
+        return fresh_error(CircuitOpenError, self.name, era.state, era.why, retry_after, self.last_failure)
 
-    async def refusal_slowly(self, era: Stopped, now: float) -> CircuitOpenError:
-        """The same answer, after giving way to the event loop."""
-        error = self.refuse(Refusal(era.state, era.reason, None if era.until == inf else era.until - now), now)
+    async def refusal_slowly(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError:
+        """The same answer, after giving way to the event loop. It is counted already."""
+        retry_after = None if era.until == inf else era.until - now
+        error = CircuitOpenError(self.name, era.state, era.why, retry_after, self.last_failure)
         await anyio.lowlevel.checkpoint()
         return error
 
@@ -257,7 +257,8 @@ class Gate:
             self.settle(permit, Outcome.IGNORED)
             return
         if type(error) in self.plain_failures:
-            now, words = self.clock(), told(error)
+            clock = self.clock
+            now, words = clock(), told(error)
             elapsed = 0.0 if began is None else now - began
             era: Any = permit  # a permit of its own has nothing to spare
             number, spare = era.n + 1, era.spare - 1

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 from .core import checks
 from .core.eras import Permit
@@ -201,20 +201,21 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
         CircuitOpenError: the call was refused; the function did not run.
     """
     gate = self._gate
+    clock = gate.clock  # a name first: CPython calls what stands in a slot the slow way
     era: Any = gate.circuit.door.shared
     if era is None:
-        if (now := gate.clock()) < (stop := gate.circuit.door.stop).until:
+        if (now := clock()) < (stop := gate.circuit.door.stop).until:
             raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
         era = gate.admit() or await gate.admit_slowly()
     else:
         era.started += 1
-    began = gate.clock()
+    began = clock()
     try:
         result = await fn(*args, **kwargs)
     except BaseException as error:
         gate.broke(era, error, began)
         raise
-    now = gate.clock()
+    now = clock()
     if now - began < era.slow_after and now < era.roll_at and not gate.judges and (n := era.n + 1) < era.horizon:
         era.n = n
     else:
@@ -240,49 +241,70 @@ class _Decided(Permit):
         self.verdict = verdict
 
 
+class _Done:
+    """To be awaited in place of a coroutine that has nothing to wait for: it takes no frame."""
+
+    __slots__ = ()
+    __await__ = iter(()).__iter__
+
+
+_DONE = cast("Awaitable[None]", _Done())
+
+
 class Guard:
     """A guarded block: `async with breaker.guard() as call: ...`. Its end is a success, an exception is judged.
 
     Inside, `call.failure()` and `call.ignore()` decide otherwise, and `call.check(result)` judges a result.
     """
 
-    __slots__ = ("_began", "_gate", "_max_wait", "_pass")
+    __slots__ = ("_began", "_gate", "_pass")
 
     _gate: Gate
-    _max_wait: float
     _pass: Any  # a Pass while the block runs, else None
     _began: float
 
     async def __aenter__(self) -> Self:
-        if self._pass is not None:
-            raise RuntimeError("this guard is in use; every block needs its own: async with breaker.guard()")
         gate = self._gate
         era: Any = gate.circuit.door.shared
-        if era is None:
-            era = await self._wait()
+        if era is None or self._pass is not None:
+            era = await self._enter()
         else:
             era.started += 1
         self._pass = era
-        self._began = gate.clock()
+        clock = gate.clock
+        self._began = clock()
         return self
 
-    async def _wait(self) -> Permit:
+    async def _enter(self) -> Permit:
+        gate = self._gate
+        if self._pass is not None:
+            raise RuntimeError("this guard is in use; every block needs its own: async with breaker.guard()")
+        max_wait = self._patience()
+        if not max_wait and (now := gate.clock()) < (stop := gate.circuit.door.stop).until:
+            raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
         self._pass = _ENTERING
         try:
-            return await self._gate.admit_patiently(self._max_wait)
+            return await gate.admit_patiently(max_wait)
         finally:
             self._pass = None
 
-    async def __aexit__(
+    def _patience(self) -> float:
+        return 0.0
+
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        era, self._pass = self._pass, None
+    ) -> Awaitable[None]:
+        era = self._pass
+        self._pass = None
         if error is None:
-            now = self._gate.clock()
-            if now - self._began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
+            clock = self._gate.clock
+            now = clock()
+            n = era.n + 1
+            if n < era.horizon and now < era.roll_at and now - self._began < era.slow_after:
                 era.n = n
-                return
+                return _DONE
         self._settle(era, error)
+        return _DONE
 
     def _settle(self, era: Any, error: BaseException | None) -> None:
         if isinstance(era, _Decided):
@@ -313,14 +335,24 @@ class Guard:
         self._pass = _Decided(held.permit if isinstance(held, _Decided) else held, verdict)
 
 
+class _PatientGuard(Guard):
+    __slots__ = ("_max_wait",)
+
+    def __init__(self, max_wait: float) -> None:
+        self._max_wait = max_wait
+
+    def _patience(self) -> float:
+        return self._max_wait
+
+
 def guard(self: Gated, *, max_wait: float = 0.0) -> Guard:
     """A guarded block: `async with breaker.guard() as call: ...`.
 
     `max_wait` is for how many seconds to wait for admission; 0 refuses at once. Entering raises CircuitOpenError.
     """
-    block = Guard()  # an `__init__` would be one more frame
+    # without an `__init__`, which would be one more frame
+    block = _PatientGuard(checks.wait("max_wait", max_wait)) if max_wait != 0.0 else Guard()
     block._gate = self._gate
-    block._max_wait = checks.wait("max_wait", max_wait) if max_wait != 0.0 else 0.0
     block._pass = None
     return block
 

@@ -1,100 +1,110 @@
-"""What is timed: every way in, closed and succeeding, and the paths beside it, each with the bar it must stay under."""
+"""What is timed of the breaker: every way in, closed and succeeding, and the paths beside it. What has a bar says so."""
 
-import contextlib
-from collections.abc import Callable, Coroutine
+import time
 from typing import Any
 
 from aiobreaker import CircuitBreaker, ConsecutiveFailures, FailureRate, LastCalls, LastSeconds, SlowCallRate
-from aiobreaker.core.conditions import Condition
 
-from .harness import Case, fails, noop, pass_through
+from .harness import AWAITED, BARE, BARE_MIXED, MIXED, PASSING_MIXED, Case, Loop, failing, fails, loop, noop, succeeding
+
+CALLED = "await breaker.call(fn)"
+BLOCK = "async with breaker.guard():\n    await fn()"
+TOKEN = "permit = await breaker.acquire()\nawait fn()\npermit.success()"
 
 COUNT = FailureRate(0.5, LastCalls(100), minimum_calls=10)
 TIME = FailureRate(0.5, LastSeconds(60), minimum_calls=10)
-SLOW_COUNT = SlowCallRate(0.5, slower_than=60, window=LastCalls(100), minimum_calls=10)
-SLOW_TIME = SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_calls=10)
-IN_FLIGHT = SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_calls=10, count_in_flight=True)
+COUNT_SLOW = COUNT | SlowCallRate(0.5, slower_than=60, window=LastCalls(100), minimum_calls=10)
+TIME_SLOW = TIME | SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_calls=10)
+IN_FLIGHT = TIME | SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_calls=10, count_in_flight=True)
 NEVER = FailureRate(1.0, LastCalls(1_000_000), minimum_calls=1_000_000)
-NEVER_SLOW = NEVER | SLOW_TIME
+NEVER_SLOW = NEVER | SlowCallRate(0.5, slower_than=60, window=LastSeconds(60), minimum_calls=10)
 
-Awaitables = Callable[..., Coroutine[Any, Any, Any]]
+OURS = "decorator, time window and slow calls"  # what peers are compared with
 
 
-def breaker(trip: Any = COUNT, **settings: Any) -> CircuitBreaker:
+def breaker(trip: Any = TIME_SLOW, **settings: Any) -> CircuitBreaker:
     """A breaker that stays closed."""
     return CircuitBreaker("timed", trip=trip, **settings)
 
 
-def called(guarding: CircuitBreaker) -> Awaitables:
-    """Through `call`."""
-
-    async def step() -> None:
-        await guarding.call(noop)
-
-    return step
+def decorated(trip: Any = TIME_SLOW, **settings: Any) -> Loop:
+    """A succeeding call through the decorator."""
+    return loop(AWAITED, fn=breaker(trip, **settings)(noop))
 
 
-def block(guarding: CircuitBreaker) -> Awaitables:
-    """Through `guard`."""
-
-    async def step() -> None:
-        async with guarding.guard():
-            await noop()
-
-    return step
-
-
-def direct() -> Awaitables:
-    """The pass-through in a function of its own, as `called` and `block` are."""
-    passing = pass_through(noop)
-
-    async def step() -> None:
-        await passing()
-
-    return step
-
-
-def mixed(fn_ok: Awaitables, fn_fail: Awaitables) -> Awaitables:
+def mixed(trip: Any) -> Loop:
     """One failure in twenty calls."""
-    turn = 0
-
-    async def step() -> None:
-        nonlocal turn
-        turn += 1
-        if turn % 20:
-            await fn_ok()
-            return
-        with contextlib.suppress(ValueError):
-            await fn_fail()
-
-    return step
+    guarding = breaker(trip)
+    return loop(MIXED, fn=guarding(noop), failing=guarding(fails))
 
 
-def _decorated(trip: Condition | Any, fn: Awaitables = noop, **settings: Any) -> Awaitables:
-    return breaker(trip, **settings)(fn)
+def opened() -> CircuitBreaker:
+    """A breaker that refuses for an hour."""
+    opening = breaker()
+    opening.open(3600)
+    return opening
 
 
-def closed_cases() -> list[Case]:
-    """The closed path and what is next to it."""
-    passing, failing = pass_through(noop), pass_through(fails)
-    mixing = breaker(NEVER_SLOW)
-    refusing = breaker()
-    refusing.force_open()
-    opened = breaker()
-    opened.open(3600)
+def forced() -> CircuitBreaker:
+    """A breaker that refuses for good."""
+    forcing = breaker()
+    forcing.force_open()
+    return forcing
+
+
+def barred() -> list[Case]:
+    """What has a bar, over a pass-through around the same function."""
     return [
-        Case("decorator, consecutive", _decorated(ConsecutiveFailures(5)), passing, 1.5),
-        Case("decorator, count window", _decorated(COUNT), passing, 1.5),
-        Case("decorator, time window", _decorated(TIME), passing, 2.1),
-        Case("decorator, count window and slow calls", _decorated(COUNT | SLOW_COUNT), passing, 2.1),
-        Case("decorator, time window and slow calls", _decorated(TIME | SLOW_TIME), passing, 2.1),
-        Case("call, time window and slow calls", called(breaker(TIME | SLOW_TIME)), direct(), 2.2),
-        Case("guard, time window and slow calls", block(breaker(TIME | SLOW_TIME)), direct(), 3.2),
-        Case("decorator, slow calls in flight", _decorated(TIME | IN_FLIGHT), passing, 3.0),
-        Case("decorator, results judged", _decorated(TIME | SLOW_TIME, failure_if=lambda result: result is not None), passing),
-        Case("failing call, count window", _decorated(NEVER, fails), failing, 3.0, raises=True),
-        Case("failing call, slow calls", _decorated(NEVER_SLOW, fails), failing, 3.0, raises=True),
-        Case("refusal while open", opened(noop), failing, 1.4, raises=True),
-        Case("refusal while forced open", refusing(noop), failing, 1.4, raises=True),
-        Case("5 % failures", mixed(mixing(noop), mixing(fails)), mixed(passing, failing), 2.3),
+        succeeding("decorator, consecutive failures", decorated(ConsecutiveFailures(5)), 1.5),
+        succeeding("decorator, count window", decorated(COUNT), 1.5),
+        succeeding("decorator, count window and slow calls", decorated(COUNT_SLOW), 2.1),
+        succeeding(OURS, decorated(), 2.1),
+        succeeding("call, count window and slow calls", loop(CALLED, breaker=breaker(COUNT_SLOW), fn=noop), 2.2),
+        succeeding("call, time window and slow calls", loop(CALLED, breaker=breaker(), fn=noop), 2.2),
+        succeeding("guard block, count window and slow calls", loop(BLOCK, breaker=breaker(COUNT_SLOW), fn=noop), 3.2),
+        succeeding("guard block, time window and slow calls", loop(BLOCK, breaker=breaker(), fn=noop), 3.2),
+        succeeding("decorator, slow calls in flight", decorated(IN_FLIGHT), 3.0),
+        failing("failing call, count window", breaker(NEVER)(fails), 3.0),
+        failing("failing call, slow calls", breaker(NEVER_SLOW)(fails), 3.0),
+        failing("refusal while open", opened()(fails), 1.4),
+        failing("refusal while forced open", forced()(fails), 1.4),
+        Case("5 % failures, slow calls", mixed(NEVER_SLOW), PASSING_MIXED, BARE_MIXED, 2.3),
+    ]
+
+
+def compared() -> list[Case]:
+    """What has a bar, over another breaker: a longer window, or somebody who is told of transitions, must cost nothing."""
+    short = FailureRate(0.5, LastCalls(100), minimum_calls=10)
+    long = FailureRate(0.5, LastCalls(10_000), minimum_calls=10)
+    slow = SlowCallRate(0.5, slower_than=60, window=LastCalls(100), minimum_calls=10)
+    slow_long = SlowCallRate(0.5, slower_than=60, window=LastCalls(10_000), minimum_calls=10)
+    observed = breaker()
+    observed.subscribe(id)
+    return [
+        Case("window of 10,000 over 100, succeeding", decorated(long | slow_long), decorated(short | slow), BARE, 1.1),
+        Case("window of 10,000 over 100, 5 % failures", mixed(long | slow_long), mixed(short | slow), BARE_MIXED, 1.1),
+        Case("observer of transitions, over none", loop(AWAITED, fn=observed(noop)), decorated(), BARE, 1.1),
+    ]
+
+
+def _python_clock() -> float:
+    return time.monotonic()
+
+
+def priced() -> list[Case]:
+    """What has no bar: the prices of options, and of other ways and states, over a pass-through."""
+    watched, disabled, measuring = breaker(), breaker(), breaker()
+    watched.subscribe(id, calls=True)
+    disabled.disable()
+    measuring.metrics_only()
+    return [
+        succeeding("decorator, time window", decorated(TIME)),
+        succeeding("decorator with a fallback", loop(AWAITED, fn=breaker().with_fallback(None)(noop))),
+        succeeding("decorator, results judged", decorated(failure_if=lambda result: result is not None)),
+        succeeding("decorator, results and errors asked for a hint", decorated(retry_after=lambda subject: None)),
+        succeeding("decorator, clock written in Python", decorated(clock=_python_clock)),
+        succeeding("decorator, single calls watched", loop(AWAITED, fn=watched(noop))),
+        succeeding("decorator, disabled", loop(AWAITED, fn=disabled(noop))),
+        succeeding("decorator, only measuring", loop(AWAITED, fn=measuring(noop))),
+        succeeding("permit from acquire", loop(TOKEN, breaker=breaker(), fn=noop)),
     ]

@@ -94,7 +94,7 @@ class Circuit:
         """Whether a call that asks now would be a trial."""
         era = self.era
         if isinstance(era, HalfOpen):
-            return era.slots.taken < era.slots.limit and era.wants_trials
+            return not era.why
         return era.state is State.OPEN and now >= era.until
 
     # -- calls
@@ -117,12 +117,12 @@ class Circuit:
         return self._refuse(era.reason, now)
 
     def _trial(self, era: HalfOpen, now: float) -> Permit | Refusal:
+        if era.why:
+            return self._refuse(era.why, now)
         permit = Permit(era, now)
-        if not era.wants_trials:
-            return self._refuse("as many trials are running as verdicts are wanted", now)
-        if not era.slots.take(permit, now):
-            return self._refuse(f"all trial slots are taken ({era.slots.limit} at once)", now)
+        era.slots.take(permit, now)
         era.started += 1
+        era.look_at_slots()
         return permit
 
     def _refuse(self, reason: str, now: float) -> Refusal:
@@ -247,6 +247,8 @@ class Circuit:
             era.inconclusive += 1
             if era.inconclusive >= era.trials.neutral_to_open:
                 self._open(now, Cause.INCONCLUSIVE, f"{era.inconclusive} trials ended without a verdict", era.attempt)
+            else:
+                era.look_at_slots()
         elif failed or slow:
             era.failed += 1
             reason = f"a trial failed: {why}" if failed else f"a trial was slow ({elapsed:.3g} s)"
@@ -271,6 +273,8 @@ class Circuit:
             self._begin(Flowing(State.CLOSED, now, verdict, self.rules.conditions), Cause.RECOVERED, verdict)
         elif era.failed > era.trials.count - required:
             self._open(now, cause, why, era.attempt + 1)
+        else:
+            era.look_at_slots()
 
     # -- transitions
 
@@ -330,7 +334,8 @@ class Circuit:
             self.force_open(now, found.reason)
         else:
             assert isinstance(found, Stopped | HalfOpen)
-            self._begin(Stopped(State.OPEN, now, reason, max(found.until, now), found.attempt), Cause.MANUAL, reason)
+            until = now if isinstance(found, HalfOpen) else max(found.until, now)
+            self._begin(Stopped(State.OPEN, now, reason, until, found.attempt), Cause.MANUAL, reason)
 
     def forget_calls(self) -> None:
         """Nothing is in flight any more: the process has forked, and this is the child."""
@@ -387,7 +392,7 @@ class Circuit:
             if not (self.personal and era.tallies):
                 door.era = era
                 door.shared = era if era.flights is None else None
-        elif isinstance(era, Stopped) and not self.personal:
+        elif isinstance(era, Stopped | HalfOpen) and not self.personal:
             door.stop = era
 
 

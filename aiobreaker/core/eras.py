@@ -285,20 +285,22 @@ def _first(flights: dict[int, float]) -> tuple[int, float]:
 
 
 class Stopped(Era):
-    """An era in which no call passes: OPEN until its time is over, or FORCED_OPEN."""
+    """An era in which no call passes: OPEN until its time is over, or FORCED_OPEN. `why` is what refused callers are told."""
 
-    __slots__ = ("attempt",)
+    __slots__ = ("attempt", "why")
 
     def __init__(self, state: State, since: float, reason: str, until: float, attempt: int) -> None:
         super().__init__(state, since, reason, until)
         self.attempt = attempt
+        self.why = reason
 
 
 class Door:
     """Where guards look first: the era, while every call may pass without asking; else None.
 
     `era` is for the guards made for these very settings, `shared` for those that only read the clock before and after. `stop`
-    is the era in which no call passes before its time is over, and nobody has to be told; else one whose time is over.
+    is the era in which no call passes `until` some time, unless something happens first, and nobody has to be told of refusals;
+    else one whose time is over.
     """
 
     __slots__ = ("era", "shared", "stop")
@@ -310,16 +312,19 @@ class Door:
         """From now on every guard asks."""
         self.era: Flowing | None = None
         self.shared: Flowing | None = None
-        self.stop: Stopped = _NO_STOP
+        self.stop: Stopped | HalfOpen = _NO_STOP
 
 
 _NO_STOP = Stopped(State.OPEN, LONG_AGO, "", LONG_AGO, 0)
 
 
 class HalfOpen(Era):
-    """An era of trials: `passed` and `failed` verdicts, `inconclusive` trials without one."""
+    """An era of trials: `passed` and `failed` verdicts, `inconclusive` trials without one.
 
-    __slots__ = ("attempt", "failed", "inconclusive", "passed", "slots", "trials")
+    While no further trial is admitted, `until` is when the first lease ends, and `why` says in words why not.
+    """
+
+    __slots__ = ("attempt", "failed", "inconclusive", "passed", "slots", "trials", "why")
 
     def __init__(self, since: float, reason: str, trials: Trials, lease: float, attempt: int) -> None:
         super().__init__(State.HALF_OPEN, since, reason)
@@ -327,6 +332,17 @@ class HalfOpen(Era):
         self.attempt = attempt
         self.slots = Slots(trials.concurrent, lease)
         self.passed = self.failed = self.inconclusive = 0
+        self.why = ""
+
+    def look_at_slots(self) -> None:
+        """See whether one more trial may begin. To be called after whatever changes that."""
+        if not self.wants_trials:
+            self.why = "as many trials are running as verdicts are wanted"
+        elif self.slots.taken >= self.slots.limit:
+            self.why = f"all trial slots are taken ({self.slots.limit} at once)"
+        else:
+            self.why = ""
+        self.until = self.slots.next_expiry if self.why else LONG_AGO
 
     @property
     def wants_trials(self) -> bool:

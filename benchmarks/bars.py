@@ -1,0 +1,36 @@
+"""Every bar: those of the timed cases, those over the peers, and those of memory and import."""
+
+from .cases import OURS
+from .import_time import import_row
+from .measure import Measured
+from .memory import memory_rows
+from .peer_cases import DECORATOR, PLAIN, title
+from .rows import Row
+
+PEER_BARS = {"interlock-cb": 12.0, "nopanic": 3.5}
+ANY_PEER = 1.0  # to be faster than every decorator, of whatever it counts
+
+
+def against_peers(measured: Measured) -> list[Row]:
+    """How many times the total time of our decorator, with slow calls, each peer's decorators take: the full, the cheapest."""
+    values = {row.name: row.value for row in measured.bars + measured.peers}
+    rows = []
+    for peer in measured.about:
+        label, full = peer.label, values.get(title(peer.label, DECORATOR))
+        if full is None:
+            continue
+        cheapest = min(full, values[title(label, PLAIN)])
+        if bar := PEER_BARS.get(label.split()[0]):
+            rows.append(Row(f"{label}, decorator, over ours", full / values[OURS], bar, at_least=True))
+        rows.append(Row(f"{label}, cheapest decorator, over ours", cheapest / values[OURS], ANY_PEER, at_least=True))
+    return rows
+
+
+def timed_bars(measured: Measured) -> list[Row]:
+    """All bars under one event loop."""
+    return measured.bars + against_peers(measured)
+
+
+def weighed_bars(runs: int) -> list[Row]:
+    """The bars that have nothing to do with an event loop."""
+    return [*memory_rows(), import_row(runs)]
