@@ -16,6 +16,7 @@ from .events import (
     Event,
     EventsLost,
     Reconfigured,
+    RegistryGrown,
     StateChanged,
     TrialsForfeited,
     WouldOpen,
@@ -23,11 +24,13 @@ from .events import (
 from .fallbacks import LastGood
 from .guards import Guard, HeldPermit
 from .hub import EventStream
+from .registry import BreakerRegistry
 from .streams import GuardedStream
 
 __all__ = [
     "AiobreakerError",
     "AnyOf",
+    "BreakerRegistry",
     "CallEvent",
     "CallFinished",
     "CallRefused",
@@ -53,6 +56,7 @@ __all__ = [
     "Reading",
     "Reconfigured",
     "RefusedError",
+    "RegistryGrown",
     "SlowCallRate",
     "Snapshot",
     "State",

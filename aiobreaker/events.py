@@ -61,9 +61,24 @@ class Reconfigured(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsLost(Event):
-    """So many events, all before this one, are gone for this reader, who was too slow."""
+    """So many events, all before this one, are gone for this reader, who was too slow.
+
+    In a registry's stream they may be of several breakers: there `breaker` is empty, and `seq` says nothing.
+    """
 
     count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryGrown(Event):
+    """A registry keeps `size` breakers, more than its `max_size`, because it found none that may go.
+
+    Told when that begins, and again each time that the number has doubled. It is of no single breaker: `breaker` is empty,
+    `seq` counts the registry's own events, and `at` is the registry's clock.
+    """
+
+    size: int
+    max_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ CPython does not switch threads, so none of them loses a count.
 
 import inspect
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
@@ -248,7 +248,7 @@ class _Done:
     __await__ = iter(()).__iter__
 
 
-_DONE = cast("Awaitable[None]", _Done())
+_DONE = cast("Coroutine[Any, Any, None]", _Done())
 
 
 class Guard:
@@ -293,7 +293,7 @@ class Guard:
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Awaitable[None]:
+    ) -> Coroutine[Any, Any, None]:
         era = self._pass
         self._pass = None
         if error is None:

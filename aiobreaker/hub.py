@@ -1,24 +1,48 @@
 """Carries events to observers and streams. Delivery never waits, never raises into a guarded call, and keeps order."""
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import anyio.lowlevel
+import anyio
 
 from .core import checks
 from .core.transitions import Forfeit, Transition
 from .events import CallEvent, Event, EventsLost, StateChanged, TrialsForfeited, WouldOpen
-from .locking import LOCK
+from .locking import LOCK, process
 from .loops import Bell
+
+if TYPE_CHECKING:  # anyio loads its parts when they are first used
+    import anyio.lowlevel  # noqa: TC004
 
 Observer = Callable[[Event], object]
 
 _log = logging.getLogger("aiobreaker")
+
+
+class Owner(Protocol):
+    """Whoever made the breaker and keeps it. All parts of a breaker hold the hub, so the owner lives as long as any of them."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it asks for the breaker's events."""
+        ...
+
+    @property
+    def wants_calls(self) -> bool:
+        """Whether it asks for the events of single calls too."""
+        ...
+
+    def notice(self) -> None:
+        """Somebody has begun or ceased to ask for the breaker's events."""
+        ...
+
+    def hand_on(self, event: Event) -> None:
+        """Take an event, after the breaker's own observers."""
+        ...
 
 
 class _Channel:
@@ -36,6 +60,10 @@ class _Channel:
     @property
     def wanted(self) -> bool:
         return bool(self.readers or self.observers)
+
+    @property
+    def audience(self) -> int:
+        return self.readers + len(self.observers)
 
     def open_reader(self, size: int) -> int:
         """Keep at least so many events for a new reader, who begins after the newest one."""
@@ -117,7 +145,7 @@ class EventStream:
         if missed > 0:
             self.lost += missed
             self._read += missed
-            return EventsLost(breaker=event.breaker, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
+            return EventsLost(breaker=self._hub.name, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
         self._read += 1
         return event
 
@@ -125,12 +153,13 @@ class EventStream:
 class EventHub:
     """The events of one breaker. `wants_calls` tells whether anybody asks for the events of single calls."""
 
-    __slots__ = ("_all", "_changed", "_deliverer", "_transitions", "name", "outbox", "seq", "wants_calls")
+    __slots__ = ("_all", "_changed", "_deliverer", "_transitions", "name", "outbox", "owner", "seq", "wants_calls")
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         self.name = name
         self.seq = 0
         self.wants_calls = False
+        self.owner: Owner | None = None
         self._changed = changed
         self._transitions: _Channel | None = None
         self._all: _Channel | None = None
@@ -140,7 +169,14 @@ class EventHub:
     @property
     def wanted(self) -> bool:
         """Whether there is anybody to tell."""
-        return self.wants_calls or (self._transitions is not None and self._transitions.wanted)
+        if self.wants_calls or (self._transitions is not None and self._transitions.wanted):
+            return True
+        return self.owner is not None and self.owner.wanted
+
+    @property
+    def audience(self) -> int:
+        """How many observers and readers there are, without the owner."""
+        return sum(channel.audience for channel in (self._transitions, self._all) if channel is not None)
 
     def channel(self, calls: bool) -> _Channel:
         """The channel with or without the events of single calls."""
@@ -153,9 +189,13 @@ class EventHub:
 
     def wanted_changed(self) -> None:
         """Somebody has come or gone."""
+        owner = self.owner
         with LOCK:
-            self.wants_calls = self._all is not None and self._all.wanted
+            own = self._all is not None and self._all.wanted
+            self.wants_calls = own or (owner is not None and owner.wants_calls)
         self._changed()
+        if owner is not None:
+            owner.notice()
 
     def subscribe(self, observer: Observer, calls: bool) -> Callable[[], None]:
         """Call the observer with every event; what it raises is logged. The answer ends it."""
@@ -198,21 +238,24 @@ class EventHub:
         while self.outbox and (batch := self._claim()):
             try:
                 for event in batch:
-                    self._hand_out(event)
+                    self.hand_out(event)
             finally:
                 self._deliverer = None
 
     def _claim(self) -> list[Event]:
-        process = os.getpid()  # a claim from before a fork is nobody's
+        here = process()  # a claim from before a fork is nobody's
         with LOCK:
-            if self._deliverer == process or not self.outbox:
+            if self._deliverer == here or not self.outbox:
                 return []
-            self._deliverer = process
+            self._deliverer = here
             batch, self.outbox = self.outbox, []
             return batch
 
-    def _hand_out(self, event: Event) -> None:
+    def hand_out(self, event: Event) -> None:
+        """Give an event to everybody who asks for its kind, here and now."""
         if self._transitions is not None and not isinstance(event, CallEvent):
             self._transitions.hand_out(event)
         if self._all is not None:
             self._all.hand_out(event)
+        if self.owner is not None:
+            self.owner.hand_on(event)

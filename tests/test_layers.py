@@ -19,7 +19,7 @@ FLOORS = [
     ["streams"],
     ["guards"],
     ["breaker"],
-    ["testing", "demo"],
+    ["registry", "testing", "demo"],
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,7 +3,18 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, assert_type
 
-from aiobreaker import CircuitBreaker, ConsecutiveFailures, Event, FailureRate, GuardedStream, HeldPermit, LastGood, LastSeconds
+from aiobreaker import (
+    BreakerRegistry,
+    CircuitBreaker,
+    ConsecutiveFailures,
+    Event,
+    FailureRate,
+    GuardedStream,
+    HeldPermit,
+    LastGood,
+    LastSeconds,
+    Snapshot,
+)
 
 breaker = CircuitBreaker("typed", trip=ConsecutiveFailures(5) | FailureRate(0.5, window=LastSeconds(60)))
 
@@ -86,10 +97,30 @@ async def check() -> None:
     assert_type(await or_last("pear"), float)
 
 
+def breaker_of(address: tuple[str, int]) -> CircuitBreaker:
+    return CircuitBreaker(f"{address[0]}:{address[1]}")
+
+
+registry = BreakerRegistry(breaker_of, max_size=10, idle_for=60)
+by_name: BreakerRegistry[str] = BreakerRegistry(CircuitBreaker)
+
+
+async def check_registry() -> None:
+    assert_type(registry, BreakerRegistry[tuple[str, int]])
+    assert_type(registry["host", 80], CircuitBreaker)
+    assert_type(list(registry), list[tuple[str, int]])
+    assert_type(registry.snapshot()["host", 80], Snapshot)
+    assert_type("anything" in registry, bool)
+    async with registry.events(calls=True) as events:
+        assert_type(await anext(events), Event)
+
+
 def not_async() -> None: ...
 
 
 breaker(not_async)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+registry["host"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+BreakerRegistry(len)  # type: ignore[arg-type,type-var]  # pyright: ignore[reportArgumentType]
 breaker.reconfigure(threshold=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 keeps: Callable[[str], Coroutine[Any, Any, float]] = price
