@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from . import fallbacks, guards
+from . import fallbacks, guards, waiting
 from .core import checks
 from .core.conditions import ConsecutiveFailures, FailureRate, SlowCallRate
 from .core.eras import Door, State, Totals, Trials
@@ -170,7 +170,7 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: refused, at once or after waiting.
         """
-        return HeldPermit(self._gate, await self._gate.admit_patiently(checks.wait("max_wait", max_wait)))
+        return HeldPermit(self._gate, await waiting.admit_patiently(self._gate, checks.wait("max_wait", max_wait)))
 
     def stream(
         self,
@@ -246,7 +246,7 @@ class CircuitBreaker:
         hold = self._gate.hold(reason)
         try:
             if drain:
-                await self._gate.drain(hold)
+                await waiting.drain(self._gate, hold)
             yield
         finally:
             self._gate.command(lambda now: circuit.release(hold, now))

@@ -7,8 +7,9 @@ be awaited around a transition runs under the breaker's anyio lock. No user code
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
@@ -19,7 +20,7 @@ from .errors import CircuitOpenError, FailureSummary, fresh_error, told
 from .events import CallFinished, CallRefused
 from .hub import EventHub
 from .locking import LOCK, interrupted, process
-from .loops import BACKLOG, Bell, PerLoop
+from .loops import BACKLOG, Bell, Lobby
 from .settings import Settings, Shape
 
 if TYPE_CHECKING:  # anyio loads its parts when they are first used
@@ -36,26 +37,17 @@ _NO_TYPES: frozenset[type[BaseException]] = frozenset()
 _NOBODY = EventHub("", lambda: None)  # the hub of breakers that nobody has ever observed
 
 
-class _Lobby:
-    """Where callers wait, and whoever awaits something around a transition. Made when somebody first does."""
-
-    __slots__ = ("changed", "errands", "line")
-
-    def __init__(self) -> None:
-        self.changed = Bell()
-        self.line = PerLoop(_turnstile)
-        self.errands = PerLoop(_lock)
-
-
 class Gate:
     """Where every guarded call of one breaker comes in and goes out."""
 
     __slots__ = (
         "_brisk",
         "_hub",
+        "_in_a_row",
         "_lobby",
         "_newest",
         "_process",
+        "above",
         "circuit",
         "clock",
         "judges",
@@ -72,7 +64,9 @@ class Gate:
         self.clock = clock
         self.circuit = Circuit(settings.rules, clock(), draw)
         self._hub = _NOBODY
-        self._lobby: _Lobby | None = None
+        self._lobby: Lobby | None = None
+        self.above: tuple[Gate, ...] = ()
+        self._in_a_row = 0
         self.last_failure: FailureSummary | None = None
         self._newest: tuple[type[BaseException], str, float] | None = None
         self.waiting = 0
@@ -96,13 +90,18 @@ class Gate:
         return self._hub.wanted
 
     @property
-    def lobby(self) -> _Lobby:
-        """Where to wait."""
+    def lobby(self) -> Lobby:
+        """Where to wait. One bell rings for all changes under the same roof."""
         if self._lobby is None:
-            lobby = _Lobby()
+            lobby = Lobby(self.above[-1].lobby.changed if self.above else Bell())
             with LOCK:
                 self._lobby = self._lobby or lobby
         return self._lobby
+
+    def stand_under(self, parent: "Gate") -> None:
+        """From now on every call through this gate needs the other one's permit too, and is counted there as well."""
+        self.above = (parent, *parent.above)
+        self.show_door()
 
     def show_door(self) -> None:
         """Let guards pass by themselves, unless single calls are watched."""
@@ -113,7 +112,8 @@ class Gate:
         self._brisk = not self._hub.wants_calls and self.settings.retry_after is None
         self.plain_failures = _NO_TYPES
         with LOCK:
-            self.circuit.personal = self._hub.wants_calls
+            self.circuit.watched = self._hub.wants_calls
+            self.circuit.personal = self._hub.wants_calls or bool(self.above)
             self.circuit.open_door()
 
     # -- in
@@ -134,86 +134,49 @@ class Gate:
         return error
 
     def admit(self) -> Permit | None:
-        """Admit one call now, or raise CircuitOpenError. None: something must be awaited first, see `admit_slowly`."""
-        now = self.clock()
-        if (self.circuit.era.refused + 1) % _YIELD_EVERY == 0 or self._probe_is_due(now):
-            return None
-        return self._admit_at(now)
+        """Admit one call now, or raise CircuitOpenError. None: something must be awaited first, see `waiting.admit_slowly`."""
+        return None if self.must_give_way() or self.due_probe() is not None else self.admit_now()
 
-    async def admit_slowly(self) -> Permit:
-        """Run the recovery probe if one is due, else give way to the event loop; then admit, or raise CircuitOpenError."""
-        if self._probe_is_due(self.clock()):
-            await self._run_probe()
-        else:
-            await anyio.lowlevel.checkpoint()
-        return self._admit_at(self.clock())
+    def admit_now(self) -> Permit:
+        """Admit one call now, or raise CircuitOpenError."""
+        answer = self.ask()
+        if isinstance(answer, Permit):
+            return answer
+        raise self.turn_away(answer)
 
-    def _probe_is_due(self, now: float) -> bool:
-        return self.settings.probe is not None and self.circuit.wants_trial(now)
+    def turn_away(self, refused: "Refused") -> CircuitOpenError:
+        """Count a refusal, and those in a row. The answer is to be raised."""
+        self._in_a_row += 1
+        return refused.gate.refuse(refused.refusal, refused.at)
 
-    def _admit_at(self, now: float) -> Permit:
-        answer = self.ask(now)
-        if isinstance(answer, Refusal):
-            raise self.refuse(answer, now)
-        return answer
+    def must_give_way(self) -> bool:
+        """Whether so many have been refused in a row that the next one must give way to the event loop. Said once."""
+        if self._in_a_row < _YIELD_EVERY - 1:
+            return False
+        self._in_a_row = 0
+        return True
 
-    async def admit_patiently(self, max_wait: float) -> Permit:
-        """Admit one call, after waiting in line for up to `max_wait` seconds if need be."""
-        if not max_wait or not self.waiting or self._too_far(max_wait):
-            try:
-                return self.admit() or await self.admit_slowly()
-            except CircuitOpenError:
-                if not max_wait or self._too_far(max_wait):
-                    raise
-        if self.waiting >= self.settings.max_waiters:
-            raise await self._refuse_slowly(f"{self.waiting} callers are waiting already")
-        self.waiting += 1
-        try:
-            with anyio.move_on_after(max_wait):
-                return await self._stand_in_line()
-        finally:
-            self.waiting -= 1
-        raise await self._refuse_slowly(f"no admission within {max_wait:g} s: {self.circuit.era.reason}")
+    def due_probe(self) -> "Gate | None":
+        """Whose recovery probe must be run before anybody is admitted."""
+        for gate in (self, *self.above):
+            if gate.settings.probe is not None and gate.circuit.wants_trial(gate.clock()):
+                return gate
+        return None
 
-    async def _refuse_slowly(self, reason: str) -> CircuitOpenError:
-        if not (self.circuit.era.refused + 1) % _YIELD_EVERY:
-            await anyio.lowlevel.checkpoint()
-        now = self.clock()
-        return self.refuse(Refusal(self.circuit.era.state, reason, self.circuit.retry_after(now)), now)
-
-    def _too_far(self, max_wait: float) -> bool:
-        return self.circuit.era.state is State.OPEN and self.circuit.next_change() - self.clock() > max_wait
-
-    async def _stand_in_line(self) -> Permit:
-        """First come, first served: only the head of the line asks, and the circuit alone admits."""
-        lobby = self.lobby
-        with lobby.line.borrow() as turnstile:
-            async with turnstile:
-                while True:
-                    with lobby.changed.heard() as changed:
-                        if self._probe_is_due(self.clock()):
-                            await self._run_probe()
-                        now = self.clock()
-                        answer = self.ask(now)
-                        if isinstance(answer, Permit):
-                            return answer
-                        delay = self.circuit.next_change() - now
-                        with anyio.move_on_after(delay if delay > 0 else inf):
-                            await changed.wait()
-
-    def ask(self, now: float) -> Permit | Refusal:
-        """The circuit's own answer."""
+    def ask(self) -> "Permit | Refused":
+        """The circuit's own answer, and that of those above it: all of them admit a call, or none."""
         BACKLOG.catch_up()
+        family = [(gate, gate.clock()) for gate in (self, *self.above)]
         with LOCK:
-            answer = self.circuit.admit(now)
-            changed = self._note_log()
-        if changed:
-            try:
-                self._tell()
-            except BaseException:  # an observer was interrupted
-                if isinstance(answer, Permit):
-                    self.settle(answer, Outcome.IGNORED)
-                raise
+            answer = _ask(family)
+            changed = [gate for gate, _ in family if gate._note_log()]
+        try:
+            for gate in changed:
+                gate._tell()
+        except BaseException:  # an observer was interrupted
+            if isinstance(answer, Permit):
+                self.settle(answer, Outcome.IGNORED)
+            raise
         return answer
 
     def refuse(self, refusal: Refusal, now: float) -> CircuitOpenError:
@@ -291,7 +254,7 @@ class Gate:
 
     def look(self) -> float:
         """Make what there is to see true, and say when."""
-        self._leave_parent()
+        self.leave_old_process()
         BACKLOG.catch_up()
         self.sum_up()
         return self.clock()
@@ -307,6 +270,8 @@ class Gate:
         now = self.clock()
         with LOCK:
             self.circuit.answered(permit, now)
+        if permit.above is not None:
+            self.above[0].answered(permit.above)
 
     def settle(
         self,
@@ -346,6 +311,8 @@ class Gate:
                 self._hub.post(finished)
             if self.circuit.log:
                 self._note_log()
+        if isinstance(permit, Permit) and permit.above is not None:
+            self.above[0].settle(permit.above, outcome, subject)
         self._tell()
 
     # -- telling
@@ -356,7 +323,7 @@ class Gate:
 
     def hold(self, reason: str) -> object:
         """Refuse everything until this hold is released."""
-        self._leave_parent()
+        self.leave_old_process()
         return self._carry_out(lambda now: self.circuit.hold(now, reason))
 
     def _carry_out(self, order: Callable[[float], object]) -> object:
@@ -387,33 +354,7 @@ class Gate:
                 self._hub.note(entry)
         return True
 
-    # -- what awaits
-
-    async def _run_probe(self) -> None:
-        """Ask the probe whether the dependency is back, as a trial with its lease."""
-        lobby = self.lobby
-        with lobby.errands.borrow() as errands:
-            async with errands:
-                now = self.clock()
-                permit = self.ask(now) if self.circuit.wants_trial(now) else None
-                if not isinstance(permit, Permit):
-                    return
-                if not isinstance(permit.era, HalfOpen):  # closed in the meantime, from another thread
-                    self.settle(permit, Outcome.IGNORED)
-                    return
-                assert self.settings.probe is not None
-                try:
-                    with anyio.fail_after(permit.era.slots.lease):
-                        back = await self.settings.probe() is not False
-                except Exception as error:
-                    self.settle(permit, Outcome.FAILURE, error)
-                except BaseException as error:
-                    self.broke(permit, error)
-                    raise
-                else:
-                    self.settle(permit, Outcome.SUCCESS if back else Outcome.FAILURE, back)
-
-    def _leave_parent(self) -> None:
+    def leave_old_process(self) -> None:
         """After a fork: what was running or waiting in the parent does not run here."""
         if self._process != process():
             self._process = process()
@@ -421,24 +362,33 @@ class Gate:
             with LOCK:
                 self.circuit.forget_calls()
 
-    async def drain(self, hold: object) -> None:
-        """Wait until the calls from before this hold have ended, or the hold itself."""
-        lobby = self.lobby
-        with lobby.errands.borrow() as errands:
-            async with errands:
-                while True:
-                    with lobby.changed.heard() as changed:
-                        if not self.circuit.stragglers or not self.circuit.holds(hold):
-                            return
-                        await changed.wait()
+
+class Refused(NamedTuple):
+    """A refusal: by which gate, and when on its clock."""
+
+    gate: Gate
+    refusal: Refusal
+    at: float
 
 
-def _turnstile() -> "anyio.Semaphore":
-    return anyio.Semaphore(1, fast_acquire=True)
-
-
-def _lock() -> "anyio.Lock":
-    return anyio.Lock(fast_acquire=True)
+def _ask(family: list[tuple[Gate, float]]) -> Permit | Refused:
+    """Admit a call everywhere, from the nearest gate to the one furthest above, or nowhere. Under the lock."""
+    for gate, now in family:
+        if not gate.circuit.would_admit(now):
+            answer = gate.circuit.admit(now)
+            assert isinstance(answer, Refusal)
+            return Refused(gate, answer, now)
+    permits: list[Permit] = []
+    for gate, now in family:
+        answer = gate.circuit.admit(now)
+        if isinstance(answer, Refusal):  # a lease was over
+            for (below, _), permit in zip(family, permits, strict=False):
+                below.circuit.withdraw(permit)
+            return Refused(gate, answer, now)
+        permits.append(answer)
+    for permit, above in pairwise(permits):
+        permit.above = above
+    return permits[0]
 
 
 def _cancellation() -> type[BaseException] | tuple[()]:

@@ -19,6 +19,7 @@ from .core.outcomes import Outcome
 from .gate import Gate, Pass
 from .settings import Shape
 from .streams import Lifeline, guard_generator
+from .waiting import admit_patiently, admit_slowly
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def _plain(gate: Gate, fn: Function) -> Function:
         if era is None:
             if (now := clock()) < (stop := door.stop).until:
                 raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
-            era = gate.admit() or await gate.admit_slowly()
+            era = gate.admit() or await admit_slowly(gate)
         else:
             era.started += 1
         try:
@@ -73,7 +74,7 @@ def _timed(gate: Gate, fn: Function) -> Function:
         if era is None:
             if (now := clock()) < (stop := door.stop).until:
                 raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
-            era = gate.admit() or await gate.admit_slowly()
+            era = gate.admit() or await admit_slowly(gate)
         else:
             era.started += 1
         try:
@@ -98,7 +99,7 @@ def _slow(gate: Gate, fn: Function) -> Function:
         if era is None:
             if (now := clock()) < (stop := door.stop).until:
                 raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
-            era = gate.admit() or await gate.admit_slowly()
+            era = gate.admit() or await admit_slowly(gate)
         else:
             era.started += 1
         began = clock()
@@ -126,7 +127,7 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
         if era is None or began >= era.watch_at:
             if began < (stop := door.stop).until:
                 raise gate.refusal(stop, began) or await gate.refusal_slowly(stop, began)
-            era = gate.admit() or await gate.admit_slowly()
+            era = gate.admit() or await admit_slowly(gate)
             ticket = era.ticket
         else:
             era.started = ticket = era.started + 1
@@ -161,7 +162,7 @@ def _judged(gate: Gate, fn: Function) -> Function:
         if era is None:
             if (now := clock()) < (stop := door.stop).until:
                 raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
-            era = gate.admit() or await gate.admit_slowly()
+            era = gate.admit() or await admit_slowly(gate)
         else:
             era.started += 1
         began = clock()
@@ -206,7 +207,7 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
     if era is None:
         if (now := clock()) < (stop := gate.circuit.door.stop).until:
             raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
-        era = gate.admit() or await gate.admit_slowly()
+        era = gate.admit() or await admit_slowly(gate)
     else:
         era.started += 1
     began = clock()
@@ -284,7 +285,7 @@ class Guard:
             raise gate.refusal(stop, now) or await gate.refusal_slowly(stop, now)
         self._pass = _ENTERING
         try:
-            return await gate.admit_patiently(max_wait)
+            return await admit_patiently(gate, max_wait)
         finally:
             self._pass = None
 

@@ -131,6 +131,25 @@ class Bell:
             _call_in(loop, event.set)
 
 
+class Lobby:
+    """Where callers wait in line, and whoever must be alone with a breaker for as long as it takes."""
+
+    __slots__ = ("changed", "errands", "line")
+
+    def __init__(self, changed: Bell) -> None:
+        self.changed = changed
+        self.line = PerLoop(_turnstile)
+        self.errands = PerLoop(_lock)
+
+
+def _turnstile() -> "anyio.Semaphore":
+    return anyio.Semaphore(1, fast_acquire=True)
+
+
+def _lock() -> "anyio.Lock":
+    return anyio.Lock(fast_acquire=True)
+
+
 def _event() -> "anyio.Event":
     return anyio.Event()
 

@@ -44,6 +44,9 @@ class BreakerRegistry(Generic[K]):
         factory: makes the breaker for a key. Called once per key, also when several threads ask at once: the others wait.
         max_size: how many breakers to keep.
         idle_for: after how many seconds without a request a breaker may go; infinity for never.
+        parent: the key of the breaker that stands above the one for a key; None, or the key itself, for none. Every call of the
+            lower one is a call of the upper one too: it needs the permits of both, and its outcome counts in both. A refusal
+            counts for the one that refuses, whose name it bears. A server's hint opens only the lower one.
         clock: monotonic seconds.
 
     Raises:
@@ -60,6 +63,7 @@ class BreakerRegistry(Generic[K]):
         "_idle_for",
         "_makings",
         "_max_size",
+        "_parent",
         "_recent",
         "_spared",
         "_tell_at",
@@ -71,13 +75,17 @@ class BreakerRegistry(Generic[K]):
         *,
         max_size: int = 1024,
         idle_for: float = 600.0,
+        parent: Callable[[K], K | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not callable(factory):
             raise TypeError(f"factory must be a function of a key that returns a CircuitBreaker, not {factory!r}")
         if not callable(clock):
             raise TypeError(f"clock must be a function without arguments that returns a number, not {clock!r}")
+        if parent is not None and not callable(parent):
+            raise TypeError(f"parent must be a function of a key that returns a key or None, not {parent!r}")
         self._factory = factory
+        self._parent = parent
         self._clock = clock
         self._max_size = checks.count("max_size", max_size)
         self._idle_for = _idle_time(idle_for)
@@ -101,7 +109,8 @@ class BreakerRegistry(Generic[K]):
 
         Raises:
             TypeError, ValueError: the factory has returned something else than a CircuitBreaker, or one that has a key already.
-            RuntimeError: the factory has asked for the key that it is making the breaker for, itself or by way of others.
+            RuntimeError: the factory has asked for the key that it is making the breaker for, itself or by way of others; or
+                the key is above itself.
         """
         entry = self._entries.get(key)
         if entry is None:
@@ -136,13 +145,17 @@ class BreakerRegistry(Generic[K]):
                 else:
                     making.wait(key)
             entry = self._entries.get(key)  # made since we looked?
-            return self._adopt(key, self._factory(key)) if entry is None else entry
+            return self._adopt(key, self._over(key), self._factory(key)) if entry is None else entry
         finally:
             if self._makings.get(key) is mine:
                 del self._makings[key]
             mine.end()
 
-    def _adopt(self, key: K, breaker: CircuitBreaker) -> "_Entry[K]":
+    def _over(self, key: K) -> CircuitBreaker | None:
+        above = None if self._parent is None else self._parent(key)
+        return None if above is None or above == key else self[above]
+
+    def _adopt(self, key: K, over: CircuitBreaker | None, breaker: CircuitBreaker) -> "_Entry[K]":
         if not isinstance(breaker, CircuitBreaker):
             raise TypeError(f"factory must return a CircuitBreaker, not {breaker!r}")
         entry = _Entry(self, key, breaker)
@@ -153,6 +166,8 @@ class BreakerRegistry(Generic[K]):
                 hub.owner = entry
         if owner is not None:
             raise ValueError(f"factory must make a new breaker for key {key!r}; {breaker!r} has a key already")
+        if over is not None:
+            breaker._gate.stand_under(over._gate)
         self._tune(entry)
         self._entries[key] = entry
         self._tune(entry)  # somebody may have come who did not see it
@@ -278,7 +293,7 @@ class _Entry(Generic[K]):
     def may_go(self) -> bool:
         """Whether nothing is lost with it but counts."""
         gate = self.breaker._gate
-        gate._leave_parent()
+        gate.leave_old_process()
         circuit = gate.circuit
         if circuit.era.state is not State.CLOSED or circuit.in_flight or gate.waiting:
             return False

@@ -11,6 +11,7 @@ from .core import checks
 from .core.eras import Permit
 from .core.outcomes import Outcome
 from .gate import Gate
+from .waiting import admit_patiently, admit_slowly
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def guard_generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> 
 
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         source = fn(*args, **kwargs)  # nothing of it runs yet
-        permit = gate.admit() or await gate.admit_slowly()
+        permit = gate.admit() or await admit_slowly(gate)
         _lifeline = Lifeline(gate, permit)  # lives as long as this frame
         step: Awaitable[Any] = anext(source)
         thrown: BaseException | None = None
@@ -102,7 +103,7 @@ class GuardedStream(Generic[T]):
             raise RuntimeError("this stream has been opened already")
         self._lifeline = _OPENING
         try:
-            self._permit = permit = await self._gate.admit_patiently(self._max_wait)
+            self._permit = permit = await admit_patiently(self._gate, self._max_wait)
         except BaseException:
             self._lifeline = None
             raise

@@ -16,6 +16,7 @@ FLOORS = [
     ["events"],
     ["hub", "settings", "fallbacks"],
     ["gate"],
+    ["waiting"],
     ["streams"],
     ["guards"],
     ["breaker"],

@@ -37,15 +37,31 @@ class Rules:
 
 
 class Circuit:
-    """One circuit. `draw` gives random numbers in [0, 1); `log` collects what happened until the shell takes it."""
+    """One circuit. `draw` gives random numbers in [0, 1); `log` collects what happened until the shell takes it.
 
-    __slots__ = ("_draw", "_found", "_holds", "_past", "_stragglers", "door", "era", "log", "personal", "rules", "transitions")
+    With `personal`, every call needs a permit of its own; with `watched`, every refusal must be told.
+    """
+
+    __slots__ = (
+        "_draw",
+        "_found",
+        "_holds",
+        "_past",
+        "_stragglers",
+        "door",
+        "era",
+        "log",
+        "personal",
+        "rules",
+        "transitions",
+        "watched",
+    )
 
     def __init__(self, rules: Rules, now: float, draw: Callable[[], float]) -> None:
         self.rules = rules
         self.era: Era = Flowing(State.CLOSED, now, "new", rules.conditions)
         self.door = Door()
-        self.personal = False
+        self.personal = self.watched = False
         self.log: tuple[Transition | Forfeit, ...] = ()
         self.transitions = 0
         self._draw = draw
@@ -99,6 +115,13 @@ class Circuit:
 
     # -- calls
 
+    def would_admit(self, now: float) -> bool:
+        """Whether a call that asks now could pass. An expired lease may change that: then `admit` has the last word."""
+        era = self.era
+        if isinstance(era, HalfOpen):
+            return not era.why or now >= era.until
+        return isinstance(era, Flowing) or now >= era.until
+
     def admit(self, now: float) -> Permit | Refusal:
         """Let one call pass, with a permit of its own, or say why not."""
         era = self.era
@@ -124,6 +147,17 @@ class Circuit:
         era.started += 1
         era.look_at_slots()
         return permit
+
+    def withdraw(self, permit: Permit) -> None:
+        """Undo an admission in the same step, before the call has begun. Only where every call has a permit of its own."""
+        era = permit.era
+        permit.settled = True
+        era.started -= 1
+        if isinstance(era, HalfOpen):
+            era.slots.give_back(permit)
+            era.look_at_slots()
+        elif isinstance(era, Flowing):
+            era.land(permit.ticket)
 
     def _refuse(self, reason: str, now: float) -> Refusal:
         return Refusal(self.era.state, reason, self.retry_after(now))
@@ -389,10 +423,10 @@ class Circuit:
         era, door = self.era, self.door
         door.close()
         if isinstance(era, Flowing):
-            if not (self.personal and era.tallies):
+            if not self.personal:
                 door.era = era
                 door.shared = era if era.flights is None else None
-        elif isinstance(era, Stopped | HalfOpen) and not self.personal:
+        elif isinstance(era, Stopped | HalfOpen) and not self.watched:
             door.stop = era
 
 

@@ -351,9 +351,12 @@ class HalfOpen(Era):
 
 
 class Permit:
-    """One admitted call of its own. It settles once; what comes after that is ignored."""
+    """One admitted call of its own. It settles once; what comes after that is ignored.
 
-    __slots__ = ("answered", "began", "era", "settled", "ticket")
+    `above` is the permit for the same call of the breaker that stands above this one.
+    """
+
+    __slots__ = ("above", "answered", "began", "era", "settled", "ticket")
 
     n: ClassVar[int] = 0
     horizon: ClassVar[float] = 0
@@ -367,6 +370,7 @@ class Permit:
         self.answered: float | None = None
         self.ticket = ticket
         self.settled = False
+        self.above: Permit | None = None
 
 
 class Refusal(NamedTuple):
