@@ -4,7 +4,6 @@ Law: between an admission and the first line of the guarded code there is no awa
 be awaited around a transition runs under the breaker's anyio lock. No user code runs under the thread lock.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -199,20 +198,23 @@ class Gate:
     def returned(self, permit: Pass, result: object, began: float | None = None) -> None:
         """A call has returned a result that must be judged. What the user's rule raises goes to the caller."""
         try:
-            outcome, subject, hint = self.verdict(result)
+            failed, hint = self.verdict(result)
         except BaseException:
             self.settle(permit, Outcome.IGNORED, began=began)
             raise
-        if outcome is Outcome.SUCCESS and hint is None and isinstance(permit, Flowing) and began is not None:
-            now = self.clock()
-            if now - began < permit.slow_after and now < permit.roll_at and (n := permit.n + 1) < permit.horizon:
-                permit.n = n
+        if not failed and hint is None and began is not None:
+            clock = self.clock
+            now = clock()
+            era: Any = permit  # a permit of its own is past all thresholds
+            if now - began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
+                era.n = n
                 return
-        self.settle(permit, outcome, subject, hint, began)
+        self.settle(permit, Outcome.FAILURE if failed else Outcome.SUCCESS, result, hint, began)
 
-    def verdict(self, result: object) -> tuple[Outcome, object, float | None]:
-        """What the rules say of a result: outcome, the result itself, and the server's hint."""
-        return self.settings.judge.result(result), result, self.settings.hint(result, time.time())
+    def verdict(self, result: object) -> tuple[bool, float | None]:
+        """What the rules say of a result: whether it is a failure, and the server's hint."""
+        settings = self.settings
+        return settings.judge.fails(result), None if settings.retry_after is None else settings.hint(result)
 
     def broke(self, permit: Pass, error: BaseException, began: float | None = None) -> None:
         """A call has raised. What the user's rule raises in its turn goes to the caller, with the error as its context."""
@@ -235,7 +237,7 @@ class Gate:
             outcome = self.settings.judge.error(error, () if isinstance(error, Exception) else _cancellation())
             hint = None
             if self.settings.retry_after is not None and isinstance(error, Exception):
-                hint = self.settings.hint(error, time.time())
+                hint = self.settings.hint(error)
         except BaseException:
             self.settle(permit, Outcome.IGNORED, began=began)
             raise

@@ -326,7 +326,8 @@ class Guard:
     def check(self, result: T) -> T:
         """Judge a result by the breaker's rules (`failure_if`, `retry_after`), and give it back."""
         self._decide("check", (Outcome.IGNORED, None, None))  # which stands if a rule raises
-        self._decide("check", self._gate.verdict(result))
+        failed, hint = self._gate.verdict(result)
+        self._decide("check", (Outcome.FAILURE if failed else Outcome.SUCCESS, result, hint))
         return result
 
     def _decide(self, what: str, verdict: Verdict) -> None:

@@ -1,5 +1,6 @@
 """The settings of one breaker, checked at once and put into the form that the core goes by."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -97,11 +98,11 @@ class Settings:
         timed = any(isinstance(getattr(condition, "window", None), LastSeconds) for condition in rules.conditions)
         return Shape.TIMED if timed else Shape.PLAIN
 
-    def hint(self, subject: object, wall_clock: float) -> float | None:
+    def hint(self, subject: object) -> float | None:
         """For how many seconds a result or exception asks to be left alone, at most `max_retry_after`."""
         if self.retry_after is None:
             return None
-        delay = _delay(self.retry_after(subject), wall_clock)
+        delay = _delay(self.retry_after(subject), time.time())
         return min(delay, self.max_retry_after) if delay is not None and delay > 0 else None
 
 

@@ -44,9 +44,9 @@ class Judge:
         self._ignored_types, self._ignores = _split("ignore", ignore)
         self.failure_if = failure_if
 
-    def result(self, result: object) -> Outcome:
-        """A failure when `failure_if` says so, a success otherwise."""
-        return Outcome.FAILURE if self.failure_if is not None and self.failure_if(result) else Outcome.SUCCESS
+    def fails(self, result: object) -> bool:
+        """Whether a result is a failure: `failure_if` says so."""
+        return self.failure_if is not None and bool(self.failure_if(result))
 
     def error(self, error: BaseException, cancelled: type[BaseException] | tuple[()] = ()) -> Outcome:
         """What an exception means; `cancelled` is what the running event loop cancels with.

@@ -113,6 +113,6 @@ def test_a_group_is_judged_by_its_leaves_and_never_hides_a_failure(leaves: list[
 
 def test_results_are_judged_by_their_rule_alone() -> None:
     judge = Judge(Exception, (), failure_if=lambda result: result >= 500)
-    assert judge.result(503) is Outcome.FAILURE
-    assert judge.result(200) is Outcome.SUCCESS
-    assert JUDGE.result(503) is Outcome.SUCCESS
+    assert judge.fails(503)
+    assert not judge.fails(200)
+    assert not JUDGE.fails(503)

@@ -133,7 +133,7 @@ class CoreDriver:
 
     def _verdict(self, outcome: str) -> Outcome:
         errors = {"failure": FailedError(), "excluded": ExcludedError(), "cancel": AbortedError()}
-        return self._judge.result(None) if outcome == "success" else self._judge.error(errors[outcome], AbortedError)
+        return Outcome.SUCCESS if outcome == "success" else self._judge.error(errors[outcome], AbortedError)
 
     async def order(self, command: str) -> None:
         circuit, now = self._circuit, self._now
