@@ -5,6 +5,7 @@ from .import_time import import_row
 from .measure import Measured
 from .memory import memory_rows
 from .peer_cases import DECORATOR, PLAIN, title
+from .registry_keys import registry_rows
 from .rows import Row
 
 PEER_BARS = {"interlock-cb": 12.0, "nopanic": 3.5}
@@ -31,6 +32,6 @@ def timed_bars(measured: Measured) -> list[Row]:
     return measured.bars + against_peers(measured)
 
 
-def weighed_bars(runs: int) -> list[Row]:
+def weighed_bars(runs: int, keys: int) -> list[Row]:
     """The bars that have nothing to do with an event loop."""
-    return [*memory_rows(), import_row(runs)]
+    return [*memory_rows(), import_row(runs), *registry_rows(keys)]

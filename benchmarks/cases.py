@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from aiobreaker import CircuitBreaker, ConsecutiveFailures, FailureRate, LastCalls, LastSeconds, SlowCallRate
+from aiobreaker import BreakerRegistry, CircuitBreaker, ConsecutiveFailures, FailureRate, LastCalls, LastSeconds, SlowCallRate
 
 from .harness import AWAITED, BARE, BARE_MIXED, MIXED, PASSING_MIXED, Case, Loop, failing, fails, loop, noop, succeeding
 
@@ -87,6 +87,12 @@ def compared() -> list[Case]:
     ]
 
 
+def _under(above: int) -> CircuitBreaker:
+    """A breaker under so many others."""
+    family = BreakerRegistry(lambda generation: breaker(), parent=lambda generation: generation - 1 if generation else None)
+    return family[above]
+
+
 def _python_clock() -> float:
     return time.monotonic()
 
@@ -104,6 +110,8 @@ def priced() -> list[Case]:
         succeeding("decorator, results and errors asked for a hint", decorated(retry_after=lambda subject: None)),
         succeeding("decorator, clock written in Python", decorated(clock=_python_clock)),
         succeeding("decorator, single calls watched", loop(AWAITED, fn=watched(noop))),
+        succeeding("decorator, under a parent", loop(AWAITED, fn=_under(1)(noop))),
+        succeeding("decorator, under a parent and a grandparent", loop(AWAITED, fn=_under(2)(noop))),
         succeeding("decorator, disabled", loop(AWAITED, fn=disabled(noop))),
         succeeding("decorator, only measuring", loop(AWAITED, fn=measuring(noop))),
         succeeding("permit from acquire", loop(TOKEN, breaker=breaker(), fn=noop)),

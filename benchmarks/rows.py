@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-DECIMALS = {"B": 0, "ms": 1, "ns": 0}
+DECIMALS = {"B": 0, "ms": 1, "ns": 0, "of": 0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Row:
         """A value of its kind as text."""
         if value is None:
             return ""
-        return f"{value:.2f}" if self.unit == "x" else f"{value:.{DECIMALS[self.unit]}f} {self.unit}"
+        return f"{value:.2f}" if self.unit == "x" else f"{value:.{DECIMALS[self.unit]}f} {self.unit}".removesuffix(" of")
 
     @property
     def limit(self) -> str:

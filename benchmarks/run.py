@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parent.parent / "aiobreaker"
 def quick() -> dict[str, list[Row]]:
     """The bars by event loop; those that have to do with none are under the empty name."""
     by_loop = {loop: timed_bars(measured(loop, 20, PROCESSES)) for loop in ("asyncio", "trio")}
-    return {**by_loop, "": weighed_bars(5)}
+    return {**by_loop, "": weighed_bars(5, keys=50_000)}
 
 
 def full() -> dict[str, Measured]:
@@ -49,7 +49,7 @@ def main() -> int:
     if parser.parse_args().quick:
         bars = quick()
     else:
-        before, found, weighed = fingerprint(), full(), weighed_bars(15)
+        before, found, weighed = fingerprint(), full(), weighed_bars(15, keys=1_000_000)
         if fingerprint() != before:
             print("the source was changed while it was measured: nothing is written", file=sys.stderr)
             return 1
