@@ -194,6 +194,10 @@ class Circuit:
         if LONG_AGO < era.quiet_until <= now:
             era.quiet_until = LONG_AGO
             era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
+        plain = outcome is Outcome.SUCCESS and hint is None and era.flights is None
+        if plain and elapsed < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
+            era.n = n
+            return True
         if outcome is Outcome.SUCCESS or outcome is Outcome.FAILURE:
             met = era.record(outcome is Outcome.FAILURE, now, elapsed)
         else:
