@@ -292,6 +292,7 @@ class CircuitBreaker:
         with LOCK:
             era = circuit.era
             readings = circuit.readings(now)
+            recorded = era.state is not State.DISABLED
             return Snapshot(
                 name=gate.name,
                 state=era.state,
@@ -299,8 +300,8 @@ class CircuitBreaker:
                 since=era.since,
                 at=now,
                 retry_after=circuit.retry_after(now),
-                calls=era.n,
-                failures=era.failures,
+                calls=era.n if recorded else 0,
+                failures=era.failures if recorded else 0,
                 failure_rate=_rate(readings, FailureRate),
                 slow_rate=_rate(readings, SlowCallRate),
                 readings=readings,

@@ -142,6 +142,7 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
         if (
             now - began < era.slow_after
             and now < era.roll_at
+            and now < era.watch_at
             and (flights := era.flights) is not None
             and flights.pop(ticket, None) is not None
             and (n := era.n + 1) < era.horizon

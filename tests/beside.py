@@ -134,8 +134,6 @@ class Beside:
         self.events: list[Event] = []
         self.watched: list[Event] = []
         self.watched_from = 0
-        self.begun_unwatched: list[Flight] = []
-        self.perhaps_told: list[records.Ended] = []
         self.unwatch: Callable[[], None] | None = None
         if plan.observed:
             self.breaker.subscribe(self.events.append)
@@ -223,15 +221,10 @@ class Beside:
             flight.landed.set()
 
     async def end(self, flight: Flight, ending: Ending) -> None:
-        if self.model.quiet_until is not None:
-            # after a hint in the quiet time of a circuit that only measures, guards do not see the end of that time
-            ending = ending._replace(hint=None)
         flight.end = ending.make()
         self._finish(flight, *self._meaning(flight.way, ending))
         flight.told.set()
         await flight.landed.wait()
-        if self.plan.in_flight and "decorator" in flight.way:
-            await self.start("call")  # a decorator's plain success leaves it to the next call to look who has become slow
 
     def _meaning(self, way: str, ending: Ending) -> tuple[Outcome, float | None]:
         """The outcome and the hint that count."""
@@ -254,8 +247,6 @@ class Beside:
         assert flight.call is not None
         self.flights.remove(flight)
         self.model.finish(flight.call, outcome, self.clock(), hint)
-        if flight in self.begun_unwatched and outcome is Outcome.SUCCESS:
-            self.perhaps_told.append(self.model.last_ending)  # a guard may have counted it without a word
         if outcome is Outcome.FAILURE:
             self.last_failure = FailureSummary.of(flight.end, self.clock())
 
@@ -280,7 +271,6 @@ class Beside:
     def watch(self) -> None:
         if self.unwatch is None:
             self.watched, self.watched_from = [], len(self.model.log)
-            self.begun_unwatched = list(self.flights)
             self.unwatch = self.breaker.subscribe(self.watched.append, calls=True)
         else:
             self.unwatch()
@@ -299,8 +289,7 @@ class Beside:
         assert seen.totals == model.totals
         assert seen.readings == model.readings(now)
         assert (seen.failure_rate, seen.slow_rate) == (_rate(seen.readings, FailureRate), _rate(seen.readings, SlowCallRate))
-        if seen.state is not State.DISABLED:
-            assert (seen.calls, seen.failures, seen.refused) == (model.calls, model.failures, model.refused)
+        assert (seen.calls, seen.failures, seen.refused) == (model.calls, model.failures, model.refused)
         assert seen.transitions == len(model.transitions)
         assert seen.last_failure == self.last_failure
         if self.plan.observed:
@@ -311,15 +300,11 @@ class Beside:
     def _check_watched(self) -> None:
         assert all(two.seq == one.seq + 1 for one, two in pairwise(self.watched))
         told = [_bare(event) for event in self.watched]
-        perhaps = [_told(entry) for entry in self.perhaps_told]
         for entry in self.model.log[self.watched_from :]:
             if isinstance(entry, records.Ended) and entry.era in self.model.disabled_eras:
                 continue
-            if told and told[0] == _told(entry):
-                del told[0]
-            else:
-                assert _told(entry) in perhaps, f"not told: {entry}; told: {told[:1]}"
-                perhaps.remove(_told(entry))
+            assert told[:1] == [_told(entry)]
+            del told[0]
         assert not told
 
 

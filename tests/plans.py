@@ -168,7 +168,7 @@ def _steps(in_flight: bool, endings: st.SearchStrategy[Ending], orders: bool) ->
         st.builds(Cancel, numbers),
     ]
     rare: list[st.SearchStrategy[Any]] = [
-        st.builds(Order, states(in_flight), st.sampled_from([None, None, 0.5, 5.0, 100.0])),
+        st.builds(Order, states, st.sampled_from([None, None, 0.5, 5.0, 100.0])),
         st.builds(Isolate),
         *[st.builds(Release, numbers)] * 2,
         st.builds(Reconfigure, other_rules(in_flight)),
@@ -181,9 +181,7 @@ def _steps(in_flight: bool, endings: st.SearchStrategy[Ending], orders: bool) ->
 @st.composite
 def plans(draw: st.DrawFn, in_flight: bool = False) -> Plan:
     settings = draw(rules(in_flight))
-    begin = draw(
-        st.sampled_from([State.CLOSED, State.HALF_OPEN] if in_flight else [State.CLOSED, State.HALF_OPEN, State.METRICS_ONLY])
-    )
+    begin = draw(st.sampled_from([State.CLOSED, State.HALF_OPEN, State.METRICS_ONLY]))
     steps = _steps(in_flight, draw(st.sampled_from([fair_weather, foul_weather])), draw(st.booleans()))
     rounds = draw(st.lists(st.lists(steps, min_size=1, max_size=12), max_size=12))
     taken = [Order(begin), *(step for steps in rounds for step in steps)]

@@ -24,7 +24,19 @@ FLOORS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions", "tallies", "eras", "transitions", "control", "circuit"]
+CORE_ORDER = [
+    "checks",
+    "windows",
+    "slots",
+    "schedules",
+    "outcomes",
+    "conditions",
+    "tallies",
+    "eras",
+    "transitions",
+    "control",
+    "circuit",
+]
 IMPURE = {"anyio", "asyncio", "trio", "time", "datetime", "random", "logging", "threading", "os"}
 THIRD_PARTY = {"anyio"}
 

@@ -114,11 +114,9 @@ class Circuit(Controlled):
             assert isinstance(permit, Permit)
             return self._settle_trial(era, permit, outcome, now, elapsed, why, hint)
         assert isinstance(era, Flowing)
-        if isinstance(permit, Permit) and era.flights is not None:
+        if isinstance(permit, Permit):
             era.land(permit.ticket)
-        if LONG_AGO < era.quiet_until <= now:
-            era.quiet_until = LONG_AGO
-            era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
+        self._count_afresh(era, now)
         plain = outcome is Outcome.SUCCESS and hint is None and era.flights is None
         if plain and elapsed < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
             era.n = n
@@ -133,7 +131,15 @@ class Circuit(Controlled):
             self._look(era, now)
         elif met is not None or era.quiet_until != LONG_AGO:
             self._judge(era, met, now)
+        if self.watched:
+            era.horizon = 0
         return True
+
+    def _count_afresh(self, era: Flowing, now: float) -> None:
+        """Where only measuring goes on: after the time for which it would have been open, counting begins anew."""
+        if LONG_AGO < era.quiet_until <= now:
+            era.quiet_until = LONG_AGO
+            era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
 
     def _set_aside(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> Tally | None:
         """Count a call without a verdict; one that was cancelled after it had become slow is a slow call all the same."""
@@ -147,7 +153,7 @@ class Circuit(Controlled):
         for each in era.tallies:
             if isinstance(each, SlowTally):
                 each.record_unshared(era.n, now, elapsed)
-        return era.look_ahead()
+        return era.look_ahead(now)
 
     def _too_late(self, era: Era) -> bool:
         self._stragglers -= 1
@@ -165,8 +171,9 @@ class Circuit(Controlled):
 
     def _look(self, era: Flowing, now: float) -> None:
         """Count the running calls that have become slow, and judge."""
+        self._count_afresh(era, now)
         era.age(now)
-        self._judge(era, era.look_ahead(), now)
+        self._judge(era, era.look_ahead(now), now)
 
     def _judge(self, era: Flowing, met: Tally | None, now: float) -> None:
         if now < era.quiet_until:
@@ -177,13 +184,13 @@ class Circuit(Controlled):
     def _trip(self, era: Flowing, now: float, cause: Cause, reason: str, hint: float | None = None) -> None:
         if era.state is State.CLOSED:
             self._open(now, cause, reason, attempt=0, duration=hint)
-        elif now >= era.quiet_until:
+            return
+        if now >= era.quiet_until:
             duration = self._open_time(0) if hint is None else hint
             readings = era.readings(now)
             self.log += (Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True),)
             era.quiet_until = now + duration
-            era.horizon = era.spare = 0
-
+        era.horizon = era.spare = 0
     # -- an era of trials
 
     def _settle_trial(

@@ -12,6 +12,7 @@ from .eras import Door, Era, Flowing, HalfOpen, State, Stopped, Totals, Trials
 from .schedules import Schedule, jittered
 from .tallies import Reading
 from .transitions import Cause, Forfeit, Transition
+from .windows import LONG_AGO
 
 _NONE_YET = Totals()
 
@@ -92,7 +93,13 @@ class Controlled:
 
     def readings(self, now: float) -> tuple[Reading, ...]:
         """Every condition as it stands; none in an era that counts nothing."""
-        return self.era.readings(now) if isinstance(self.era, Flowing) else ()
+        era = self.era
+        if not isinstance(era, Flowing):
+            return ()
+        if era.flights is not None:
+            era.age(now)
+            era.watch_at = LONG_AGO  # the next call looks what follows from it
+        return era.readings(now)
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until time alone could admit a call; None when it could not, or when calls pass anyway."""
@@ -170,7 +177,7 @@ class Controlled:
         else:
             assert isinstance(found, Stopped | HalfOpen)
             until = now if isinstance(found, HalfOpen) else max(found.until, now)
-            self._begin(Stopped(State.OPEN, now, reason, until, found.attempt), Cause.MANUAL, reason)
+            self._begin(Stopped(State.OPEN, now, reason, until, found.attempt), Cause.MANUAL, reason, until - now)
 
     def forget_calls(self) -> None:
         """Nothing is in flight any more: the process has forked, and this is the child."""
@@ -207,6 +214,8 @@ class Controlled:
         era, door = self.era, self.door
         door.close()
         if isinstance(era, Flowing):
+            if self.watched:
+                era.horizon = 0  # those that are running are told of too
             if not self.personal:
                 door.era = era
                 door.shared = era if era.flights is None else None

@@ -188,10 +188,12 @@ class Flowing(Era):
         for each in self.tallies:
             each.hand_over(noted)
 
-    def look_ahead(self) -> Tally | None:
-        """Work out when the verdict could next change. The answer is a tally whose condition is met now."""
+    def look_ahead(self, now: float = LONG_AGO) -> Tally | None:
+        """Work out when the verdict could next change. The answer is a tally whose condition is met, `now` if given."""
         while True:
             self.catch_up()
+            for each in self.tallies:
+                each.expire(self.n, now)
             number, met = self.n, None
             ahead: float = FAR if number < FAR else inf
             spare = _MOST_NOTED
@@ -233,7 +235,7 @@ class Flowing(Era):
             if each.memory.roll_at < soon:
                 soon = each.memory.roll_at
         self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
-        return self.look_ahead() if self.noted else met
+        return self.look_ahead(now) if self.noted else met
 
     def age(self, now: float) -> None:
         """Count the running calls that have become slow by now. Only where calls in flight count."""

@@ -71,6 +71,9 @@ class StreakTally:
         self._last = number
         return number if self._length >= self.condition.failures else inf
 
+    def expire(self, number: int, now: float) -> None:
+        """Time changes nothing here."""
+
     def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""
         for number, elapsed in failures.items():
@@ -103,6 +106,10 @@ class _WindowTally(Generic[C]):
     def __init__(self, condition: C, origin: int) -> None:
         self.condition: C = condition
         self.memory = remember(condition.window, origin)
+
+    def expire(self, number: int, now: float) -> None:
+        """Forget what has left the window at `now`, after call `number`."""
+        self.memory.expire(number, now)
 
     def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""
@@ -184,6 +191,10 @@ class SlowTally(_WindowTally[SlowCallRate]):
         aged, slow = self.aged, elapsed >= self.condition.slower_than
         marks, calls = self.memory.take(number + self.unshared, now, slow)
         return _horizon(self.condition, number, marks + aged, calls + aged) if marks or aged else inf
+
+    def expire(self, number: int, now: float) -> None:
+        """Forget what has left the window at `now`, after call `number`."""
+        self.memory.expire(number + self.unshared, now)
 
     def hand_over(self, failures: Noted) -> None:
         """Calls that have failed since the last one that was told."""

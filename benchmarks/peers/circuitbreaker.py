@@ -1,5 +1,7 @@
 """circuitbreaker: failures in a row; refuses with CircuitBreakerError."""
 
+import re
+
 from circuitbreaker import CircuitBreaker, CircuitBreakerError
 
 from . import Made, Peer
@@ -14,6 +16,16 @@ def full(minimum_calls: int) -> Made:
     return plain(minimum_calls, 30.0, 1)
 
 
+def only(kind: type[Exception], failures: int) -> Made:
+    breaker = CircuitBreaker(failure_threshold=failures, expected_exception=kind, name="peer")
+    return Made(breaker, breaker)
+
+
+def retry_after(refusal: CircuitBreakerError) -> float | None:
+    found = re.search(r"(-?\d+) sec remaining", str(refusal))
+    return None if found is None else float(found[1])
+
+
 PEER = Peer(
     distribution="circuitbreaker",
     counts="failures in a row",
@@ -26,4 +38,6 @@ PEER = Peer(
     trio=True,
     plain=plain,
     full=full,
+    only=only,
+    retry_after=retry_after,
 )

@@ -15,6 +15,11 @@ def full(minimum_calls: int) -> Made:
     return plain(minimum_calls, 30.0, 1)
 
 
+def only(kind: type[Exception], failures: int) -> Made:
+    breaker = consecutive_breaker(exceptions=(kind,), failure_threshold=failures)
+    return Made(breaker, breaker)
+
+
 PEER = Peer(
     distribution="hyx",
     counts="failures in a row",
@@ -23,4 +28,5 @@ PEER = Peer(
     trio=True,
     plain=plain,
     full=full,
+    only=only,
 )

@@ -1,19 +1,36 @@
 """purgatory: failures in a row, breakers by name in a factory; refuses with OpenedState, one instance for all refusals."""
 
+from typing import Any
+
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
-from . import Made, Peer
+from . import Made, Observer, Peer
 
 
 def plain(failures: int, open_for: float, trials: int) -> Made:
     factory = AsyncCircuitBreakerFactory(default_threshold=failures, default_ttl=open_for)
     block = "async with await breaker.get_breaker('peer'):\n    await fn()"
-    return Made(factory, factory("peer"), block=block)
+
+    async def state() -> object:
+        return (await factory.get_breaker("peer")).context.state
+
+    return Made(factory, factory("peer"), block=block, state=state)
 
 
 def full(minimum_calls: int) -> Made:
     return plain(minimum_calls, 30.0, 1)
+
+
+def observed(observer: Observer, failures: int, open_for: float) -> Made:
+    made = plain(failures, open_for, 1)
+
+    def told(name: str, kind: str, event: Any) -> None:
+        if kind == "state_changed":
+            observer({"opened": "open", "half-opened": "half_open"}.get(event.state, event.state))
+
+    made.breaker.add_listener(told)
+    return made
 
 
 PEER = Peer(
@@ -28,4 +45,5 @@ PEER = Peer(
     trio=True,
     plain=plain,
     full=full,
+    observed=observed,
 )

@@ -103,7 +103,8 @@ class CircuitModel:
     @property
     def endings(self) -> list[Ended]:
         """Of this era, in time."""
-        return [entry for entry in self.log if isinstance(entry, Ended) and entry.era == self.era and not entry.late]
+        here = [entry for entry in self.log if isinstance(entry, Ended) and entry.era == self.era and not entry.late]
+        return [] if self.state is State.DISABLED else here
 
     @property
     def last_ending(self) -> Ended:
@@ -135,7 +136,10 @@ class CircuitModel:
         )
 
     def readings(self, now: float) -> tuple[Reading, ...]:
+        """Running calls that have become slow by now are in it. What follows from that is for the next call to see."""
         flows = self.state in (State.CLOSED, State.METRICS_ONLY)
+        for each in self.conditions:
+            each.age([call for call in self.running if call.era == self.era], now)
         return tuple(condition.reading(now, self.calls) for condition in self.conditions) if flows else ()
 
     @property
@@ -328,7 +332,7 @@ class CircuitModel:
         assert self.found is not None
         if self.found.state in (State.OPEN, State.HALF_OPEN):
             self.until, self.attempt = max(self.found.until, now), self.found.attempt
-            self.enter(State.OPEN, now, Cause.MANUAL)
+            self.enter(State.OPEN, now, Cause.MANUAL, self.until - now)
         else:
             self.enter(self.found.state, now, Cause.MANUAL)
 

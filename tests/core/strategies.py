@@ -55,7 +55,7 @@ def trials(draw: st.DrawFn) -> Trials:
 
 
 @st.composite
-def rules(draw: st.DrawFn, in_flight: bool = False) -> Rules:
+def rules(draw: st.DrawFn, in_flight: bool = False, windows: st.SearchStrategy[Window] = windows) -> Rules:
     """Settings with one or two conditions. With `in_flight` there is one more, which counts running calls.
 
     Then windows are over calls: one over seconds can be met by time alone, and nobody promises when that is seen.
@@ -68,10 +68,8 @@ def rules(draw: st.DrawFn, in_flight: bool = False) -> Rules:
 
 
 def other_rules(in_flight: bool = False) -> st.SearchStrategy[Rules]:
-    """What a circuit may be reconfigured to. Where running calls count, they go on counting."""
-    return rules(in_flight)
+    """What a circuit may be reconfigured to. Running calls may begin or cease to count."""
+    return rules(True) | rules(windows=call_windows) if in_flight else rules()
 
 
-def states(in_flight: bool = False) -> st.SearchStrategy[State]:
-    """Where an order may put a circuit. Where running calls count, it does not only measure."""
-    return st.sampled_from([state for state in State if not (in_flight and state is State.METRICS_ONLY)])
+states = st.sampled_from(State)

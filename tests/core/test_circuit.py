@@ -673,3 +673,21 @@ def test_a_child_process_has_nothing_in_flight() -> None:
     assert bench.circuit.in_flight == 0
     bench.run(S)
     assert bench.circuit.in_flight == 0
+
+
+def test_a_running_call_that_becomes_slow_is_judged_without_what_has_left_the_window() -> None:
+    bench = Bench(SlowCallRate(1.0, 1.0, LastSeconds(5), minimum_calls=2, count_in_flight=True))
+    slow = bench.start()
+    bench.now = 2.0
+    bench.circuit.settle(slow, Outcome.SUCCESS, bench.now, slow.began)
+    bench.now = 100.0
+    bench.start()
+    bench.now = 102.0
+    bench.start()
+    assert bench.state is State.CLOSED
+    assert [(each.count, each.calls, each.met) for each in bench.circuit.readings(bench.now)] == [(1, 1, False)]
+    bench.now = 103.0
+    assert [(each.count, each.calls, each.met) for each in bench.circuit.readings(bench.now)] == [(2, 2, True)]
+    assert bench.state is State.CLOSED  # reading changes nothing; the next call sees it
+    bench.refused()
+    assert bench.state is State.OPEN

@@ -95,7 +95,7 @@ class Beside(RuleBasedStateMachine):
 
     def order(self, data: st.DataObject) -> None:
         circuit, model, now = self.circuit, self.model, self.now
-        state = data.draw(states(self.in_flight))
+        state = data.draw(states)
         if state is State.HALF_OPEN:
             circuit.half_open(now)
             model.half_open_by_hand(now)
@@ -139,7 +139,7 @@ class Beside(RuleBasedStateMachine):
         assert circuit.readings(now) == model.readings(now)
         assert circuit.in_flight == len(model.running)
         assert circuit.totals == model.totals
-        if era.state is not State.DISABLED:
+        if era.state is not State.DISABLED:  # whose counts nobody shows
             assert (era.n, era.failures, era.refused) == (model.calls, model.failures, model.refused)
         told = [replace(entry, reason="") if isinstance(entry, Transition) else entry for entry in circuit.log]
         assert told == [entry for entry in model.log if isinstance(entry, Transition | Forfeit)]
