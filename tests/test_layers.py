@@ -24,19 +24,8 @@ FLOORS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-CORE_ORDER = [
-    "checks",
-    "windows",
-    "slots",
-    "schedules",
-    "outcomes",
-    "conditions",
-    "tallies",
-    "eras",
-    "transitions",
-    "control",
-    "circuit",
-]
+CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions", "tallies", "eras", "transitions"]
+CORE_ORDER += ["control", "circuit"]
 IMPURE = {"anyio", "asyncio", "trio", "time", "datetime", "random", "logging", "threading", "os"}
 THIRD_PARTY = {"anyio"}
 
