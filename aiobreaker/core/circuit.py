@@ -187,7 +187,7 @@ class Circuit(Controlled):
             return
         if now >= era.quiet_until:
             duration = self._open_time(0) if hint is None else hint
-            readings = era.readings(now)
+            readings = self.readings(now)
             self.log += (Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True),)
             era.quiet_until = now + duration
         era.horizon = era.spare = 0

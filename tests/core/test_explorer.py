@@ -188,7 +188,7 @@ FLOORS = {  # states and steps, at least
     "two trials at once, one success closes": (450, 4200),
     "three trials, two at once, two successes close": (1000, 9500),
     "slow calls": (1200, 11000),
-    "calls in flight": (1100, 9500),
+    "calls in flight": (900, 8000),
     "a failure rate": (350, 2800),
     "growing open times and hints": (750, 12000),
     "orders": (850, 12000),
