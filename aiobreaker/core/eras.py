@@ -204,11 +204,13 @@ class Flowing(Era):
                 ahead = min(ahead, horizon)
                 spare = min(spare, each.patience(number))
             soon = min((each.memory.roll_at for each in self.tallies), default=inf)
-            self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
-            if not self.noted:  # else another thread has noted a failure meanwhile
+            allowed = self._allowed(spare)
+            self.horizon, self.roll_at = ahead, soon
+            if not self.noted:  # else another thread has noted a failure meanwhile, and this must not allow for more
+                self.spare = allowed
                 return met
 
-    def _patient(self, spare: int) -> int:
+    def _allowed(self, spare: int) -> int:
         watched = self.flights is not None or self.quiet_until != LONG_AGO
         return 0 if watched or self.noted is _NOTHING_NOTED else spare
 
@@ -234,8 +236,12 @@ class Flowing(Era):
                 spare = patience
             if each.memory.roll_at < soon:
                 soon = each.memory.roll_at
-        self.horizon, self.roll_at, self.spare = ahead, soon, self._patient(spare)
-        return self.look_ahead(now) if self.noted else met
+        allowed = self._allowed(spare)
+        self.horizon, self.roll_at = ahead, soon
+        if self.noted:
+            return self.look_ahead(now)
+        self.spare = allowed
+        return met
 
     def age(self, now: float) -> None:
         """Count the running calls that have become slow by now. Only where calls in flight count."""
