@@ -139,6 +139,7 @@ class Circuit(Controlled):
         """Where only measuring goes on: after the time for which it would have been open, counting begins anew."""
         if LONG_AGO < era.quiet_until <= now:
             era.quiet_until = LONG_AGO
+            era.catch_up()
             era.count_for(tuple(tally(condition, era.n) for condition in self.rules.conditions))
 
     def _set_aside(self, era: Flowing, outcome: Outcome, now: float, elapsed: float) -> Tally | None:

@@ -164,7 +164,6 @@ class Flowing(Era):
 
     def count_for(self, tallies: tuple[Tally, ...]) -> None:
         """Count for these from now on. Calls in flight are known from the start of the first that asks for them."""
-        self.catch_up()
         self.tallies = tallies
         watchers = [each for each in tallies if isinstance(each, SlowTally) and each.condition.count_in_flight]
         self._watchers = tuple(sorted(watchers, key=lambda each: each.condition.slower_than))
