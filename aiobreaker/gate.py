@@ -119,14 +119,17 @@ class Gate:
 
     def refusal(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError | None:
         """The answer while no call passes, and nobody watches. None: the caller must give way first, see `refusal_slowly`."""
-        era.refused = refused = era.refused + 1
-        if not refused % _YIELD_EVERY:
+        refused = era.refused + 1
+        if not refused % _YIELD_EVERY or era is not self.circuit.era:
             return None
+        era.refused = refused
         retry_after = None if era.until == inf else era.until - now
         return fresh_error(CircuitOpenError, self.name, era.state, era.why, retry_after, self.last_failure)
 
     async def refusal_slowly(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError:
-        """The same answer, after giving way to the event loop. It is counted already."""
+        """The same answer, after giving way to the event loop."""
+        with LOCK:
+            self.circuit.era.refused += 1
         retry_after = None if era.until == inf else era.until - now
         error = CircuitOpenError(self.name, era.state, era.why, retry_after, self.last_failure)
         await anyio.lowlevel.checkpoint()
@@ -156,11 +159,14 @@ class Gate:
         return True
 
     def due_probe(self) -> "Gate | None":
-        """Whose recovery probe must be run before anybody is admitted."""
+        """Whose recovery probe must be run before anybody is admitted: the furthest above first, if nobody refuses anyway."""
+        due = None
         for gate in (self, *self.above):
             if gate.settings.probe is not None and gate.circuit.wants_trial(gate.clock()):
-                return gate
-        return None
+                due = gate
+            elif self.above and not gate.circuit.would_admit(gate.clock()):
+                return None
+        return due
 
     def ask(self) -> "Permit | Refused":
         """The circuit's own answer, and that of those above it: all of them admit a call, or none."""
@@ -223,7 +229,7 @@ class Gate:
             return
         if type(error) in self.plain_failures:
             clock = self.clock
-            now, words = clock(), told(error)
+            now, words = clock(), self._words(permit, error, began)
             elapsed = 0.0 if began is None else now - began
             era: Any = permit  # a permit of its own has nothing to spare
             number, spare = era.n + 1, era.spare - 1
@@ -243,6 +249,13 @@ class Gate:
             raise
         self._learn(error)
         self.settle(permit, outcome, error, hint, began)
+
+    def _words(self, permit: Pass, error: BaseException, began: float | None) -> str:
+        try:
+            return told(error)
+        except BaseException:  # interrupted
+            self.settle(permit, Outcome.IGNORED, began=began)
+            raise
 
     def _learn(self, error: BaseException) -> None:
         """Remember a type of which every instance is a plain failure, if nobody watches calls."""
@@ -295,9 +308,15 @@ class Gate:
             began = permit.began
         failure: FailureSummary | None = None
         if outcome is Outcome.FAILURE:
-            self.last_failure = failure = FailureSummary.of(subject, now)
+            try:
+                self.last_failure = failure = FailureSummary.of(subject, now)
+            except BaseException:  # interrupted
+                self.settle(permit, Outcome.IGNORED, began=began)
+                raise
             self._newest = None
         with LOCK:
+            if isinstance(permit, Permit) and permit.settled:  # another thread was faster
+                return
             in_time = self.circuit.settle(permit, outcome, now, now if began is None else began, failure, hint)
             if self._hub.wants_calls and era.state is not State.DISABLED:
                 elapsed = None if began is None else now - began
@@ -339,8 +358,9 @@ class Gate:
 
     def _tell(self) -> None:
         BACKLOG.catch_up()
-        if self._lobby is not None and self._lobby.changed.ears:
-            self._lobby.changed.ring()
+        lobby = self.above[-1]._lobby if self.above else self._lobby
+        if lobby is not None and lobby.changed.ears:
+            lobby.changed.ring()
         if self._hub.outbox:
             self._hub.deliver()
 

@@ -4,6 +4,7 @@ An anyio primitive binds to the loop that uses it first, and must only be touche
 when it is needed and dropped with its last user.
 """
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # anyio loads its parts when they are first used
     import anyio.lowlevel  # noqa: TC004
 
 T = TypeVar("T")
+
+_log = logging.getLogger("aiobreaker")
 
 
 class _Share(Generic[T]):
@@ -97,7 +100,14 @@ class Backlog:
     def catch_up(self) -> None:
         """Do what has been left to be done."""
         while self._actions:
-            self._actions.pop(0)()
+            try:
+                action = self._actions.pop(0)
+            except IndexError:  # another thread was faster
+                return
+            try:
+                action()
+            except Exception:  # it was not the caller who wanted it
+                _log.exception("what had to wait for the end of a transition raised")
 
 
 BACKLOG = Backlog()

@@ -112,11 +112,17 @@ class BreakerRegistry(Generic[K]):
             RuntimeError: the factory has asked for the key that it is making the breaker for, itself or by way of others; or
                 the key is above itself.
         """
+        return self._asked_for(key).breaker
+
+    def _asked_for(self, key: K) -> "_Entry[K]":
         entry = self._entries.get(key)
         if entry is None:
             entry = self._make(key)
-        self._keep(entry)
-        return entry.breaker
+        asked: _Entry[K] | None = entry
+        while asked is not None:  # those above are in use as well
+            self._keep(asked)
+            asked = asked.over
+        return entry
 
     def __contains__(self, key: object) -> bool:
         """Whether a breaker is kept for this key. Makes none."""
@@ -145,20 +151,23 @@ class BreakerRegistry(Generic[K]):
                 else:
                     making.wait(key)
             entry = self._entries.get(key)  # made since we looked?
-            return self._adopt(key, self._over(key), self._factory(key)) if entry is None else entry
+            if entry is None:
+                over = self._over(key)
+                entry = self._adopt(key, over, self._factory(key))
+            return entry
         finally:
             if self._makings.get(key) is mine:
                 del self._makings[key]
             mine.end()
 
-    def _over(self, key: K) -> CircuitBreaker | None:
+    def _over(self, key: K) -> "_Entry[K] | None":
         above = None if self._parent is None else self._parent(key)
-        return None if above is None or above == key else self[above]
+        return None if above is None or above == key else self._asked_for(above)
 
-    def _adopt(self, key: K, over: CircuitBreaker | None, breaker: CircuitBreaker) -> "_Entry[K]":
+    def _adopt(self, key: K, over: "_Entry[K] | None", breaker: CircuitBreaker) -> "_Entry[K]":
         if not isinstance(breaker, CircuitBreaker):
             raise TypeError(f"factory must return a CircuitBreaker, not {breaker!r}")
-        entry = _Entry(self, key, breaker)
+        entry = _Entry(self, key, over, breaker)
         hub = breaker._gate.hub
         with LOCK:
             owner = hub.owner
@@ -167,7 +176,7 @@ class BreakerRegistry(Generic[K]):
         if owner is not None:
             raise ValueError(f"factory must make a new breaker for key {key!r}; {breaker!r} has a key already")
         if over is not None:
-            breaker._gate.stand_under(over._gate)
+            breaker._gate.stand_under(over.breaker._gate)
         self._tune(entry)
         self._entries[key] = entry
         self._tune(entry)  # somebody may have come who did not see it
@@ -279,12 +288,13 @@ class BreakerRegistry(Generic[K]):
 class _Entry(Generic[K]):
     """A breaker and its key. The breaker's hub holds it, so it lives exactly as long as anything of the breaker."""
 
-    __slots__ = ("__weakref__", "_native", "_registry", "breaker", "kept", "key", "used")
+    __slots__ = ("__weakref__", "_native", "_registry", "breaker", "kept", "key", "over", "used")
 
-    def __init__(self, registry: BreakerRegistry[K], key: K, breaker: CircuitBreaker) -> None:
+    def __init__(self, registry: BreakerRegistry[K], key: K, over: "_Entry[K] | None", breaker: CircuitBreaker) -> None:
         self._registry = registry
         self._native = breaker._gate.hub.audience  # whom the factory brought in; a new breaker gets them again
         self.key = key
+        self.over = over
         self.breaker = breaker
         self.used = -inf
         self.kept = False

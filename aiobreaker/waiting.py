@@ -19,39 +19,45 @@ if TYPE_CHECKING:  # anyio loads its parts when they are first used
 
 
 async def admit_slowly(gate: Gate) -> Permit:
-    """Run the recovery probe if one is due, else give way to the event loop; then admit, or raise CircuitOpenError."""
-    probed = gate.due_probe()
-    if probed is not None:
-        await _run_probe(probed)
-    else:
+    """Run the recovery probes that are due, else give way to the event loop; then admit, or raise CircuitOpenError."""
+    if not await _run_probes(gate):
         await anyio.lowlevel.checkpoint()
     return gate.admit_now()
 
 
 async def admit_patiently(gate: Gate, max_wait: float) -> Permit:
     """Admit one call, after waiting in line for up to `max_wait` seconds if need be."""
-    if not max_wait or not gate.waiting or _too_far(gate, max_wait):
-        try:
-            return gate.admit() or await admit_slowly(gate)
-        except CircuitOpenError:
-            if not max_wait or _too_far(gate, max_wait):
-                raise
+    if not max_wait:
+        return gate.admit() or await admit_slowly(gate)
+    if not gate.waiting or _too_far(gate, max_wait):
+        await _run_probes(gate)
+        answer = gate.ask()
+        if isinstance(answer, Permit):
+            return answer
+        if _too_far(gate, max_wait):
+            raise await _turn_away(gate, answer)
     if gate.waiting >= gate.settings.max_waiters:
-        raise await _refuse(gate, f"{gate.waiting} callers are waiting already")
+        raise await _refuse(gate, gate, f"{gate.waiting} callers are waiting already")
     gate.waiting += 1
     try:
         with anyio.move_on_after(max_wait):
             return await _stand_in_line(gate)
     finally:
         gate.waiting -= 1
-    raise await _refuse(gate, f"no admission within {max_wait:g} s: {gate.circuit.era.reason}")
+    closed = next((each for each in (gate, *gate.above) if not each.circuit.would_admit(each.clock())), gate)
+    raise await _refuse(gate, closed, f"no admission within {max_wait:g} s: {closed.circuit.era.reason}")
 
 
-async def _refuse(gate: Gate, reason: str) -> CircuitOpenError:
+async def _refuse(gate: Gate, by: Gate, reason: str) -> CircuitOpenError:
+    now = by.clock()
+    return await _turn_away(gate, Refused(by, Refusal(by.circuit.era.state, reason, by.circuit.retry_after(now)), now))
+
+
+async def _turn_away(gate: Gate, refused: Refused) -> CircuitOpenError:
+    error = gate.turn_away(refused)
     if gate.must_give_way():
         await anyio.lowlevel.checkpoint()
-    now = gate.clock()
-    return gate.turn_away(Refused(gate, Refusal(gate.circuit.era.state, reason, gate.circuit.retry_after(now)), now))
+    return error
 
 
 def _too_far(gate: Gate, max_wait: float) -> bool:
@@ -69,15 +75,25 @@ async def _stand_in_line(gate: Gate) -> Permit:
         async with turnstile:
             while True:
                 with lobby.changed.heard() as changed:
-                    probed = gate.due_probe()
-                    if probed is not None:
-                        await _run_probe(probed)
+                    await _run_probes(gate)
                     answer = gate.ask()
                     if isinstance(answer, Permit):
                         return answer
                     delay = answer.gate.circuit.next_change() - answer.at
                     with anyio.move_on_after(delay if delay > 0 else inf):
                         await changed.wait()
+
+
+async def _run_probes(gate: Gate) -> bool:
+    """Run the probes that are due, from above. False if there was none."""
+    probed = None
+    for _ in (gate, *gate.above):
+        due = gate.due_probe()
+        if due is None or due is probed:  # it has been tried
+            break
+        probed = due
+        await _run_probe(due)
+    return probed is not None
 
 
 async def _run_probe(gate: Gate) -> None:

@@ -78,11 +78,12 @@ class Circuit(Controlled):
         era = permit.era
         permit.settled = True
         era.started -= 1
-        if isinstance(era, HalfOpen):
-            era.slots.give_back(permit)
-            era.look_at_slots()
-        elif isinstance(era, Flowing):
+        if isinstance(era, Flowing):
             era.land(permit.ticket)
+            return
+        assert isinstance(era, HalfOpen)
+        era.slots.give_back(permit)
+        era.look_at_slots()
 
     def _refuse(self, reason: str, now: float) -> Refusal:
         return Refusal(self.era.state, reason, self.retry_after(now))

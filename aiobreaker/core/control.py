@@ -191,8 +191,11 @@ class Controlled:
         return jittered(self.rules.schedule.seconds(attempt), self.rules.jitter, self._draw())
 
     def _open(self, now: float, cause: Cause, reason: str, attempt: int, duration: float | None = None) -> None:
-        open_for = self._open_time(attempt) if duration is None else duration
-        self._begin(Stopped(State.OPEN, now, reason, now + open_for, attempt), cause, reason, open_for)
+        open_for = self.rules.schedule.seconds(attempt) if duration is None else duration
+        try:
+            open_for = self._open_time(attempt) if duration is None else duration
+        finally:  # also if the random numbers raise: what has been decided is done
+            self._begin(Stopped(State.OPEN, now, reason, now + open_for, attempt), cause, reason, open_for)
 
     def _begin(self, era: Era, cause: Cause, reason: str, open_for: float | None = None) -> None:
         old = self.era

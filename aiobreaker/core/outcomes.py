@@ -63,9 +63,10 @@ class Judge:
         return Outcome.CANCELLED
 
     def is_plain_failure(self, error: BaseException) -> bool:
-        """A quick look that is sure of a failure; False only means that it is not."""
+        """A quick look that is sure: of this one, and of all of its type. False only means that it is not."""
         return (
-            isinstance(error, self._failure_types)
+            all(type(rule) is type for rule in (*self._failure_types, *self._ignored_types))  # others may look at the instance
+            and isinstance(error, self._failure_types)
             and not isinstance(error, self._ignored_types)
             and self._ignores is None
             and isinstance(error, Exception)
