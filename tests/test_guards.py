@@ -129,7 +129,9 @@ class AsyncCallable:
 
 
 @pytest.mark.parametrize(
-    "other", [sync, sync_generator, AsyncCallable(), AsyncCallable, 5, None, staticmethod(sync), "f"], ids=repr
+    "other",
+    [sync, sync_generator, AsyncCallable(), AsyncCallable, 5, None, staticmethod(sync), "f"],
+    ids=lambda other: type(other).__name__,
 )
 def test_anything_else_is_a_type_error_at_decoration(other: Any) -> None:
     with pytest.raises(TypeError, match="only async functions and async generator functions can be decorated"):
