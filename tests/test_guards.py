@@ -131,7 +131,7 @@ class AsyncCallable:
 @pytest.mark.parametrize(
     "other",
     [sync, sync_generator, AsyncCallable(), AsyncCallable, 5, None, staticmethod(sync), "f"],
-    ids=lambda other: type(other).__name__,
+    ids=["function", "generator function", "callable object", "class", "number", "nothing", "static method", "string"],
 )
 def test_anything_else_is_a_type_error_at_decoration(other: Any) -> None:
     with pytest.raises(TypeError, match="only async functions and async generator functions can be decorated"):
