@@ -109,10 +109,11 @@ def _slow(gate: Gate, fn: Function) -> Function:
             gate.broke(era, error, began)
             raise
         now = clock()
-        if now - began < era.slow_after and now < era.roll_at and (n := era.n + 1) < era.horizon:
+        n = era.n + 1
+        if n < era.horizon and now < era.roll_at and now - began < era.slow_after:
             era.n = n
-        else:
-            gate.returned(era, result, began)
+            return result
+        gate.returned(era, result, began)
         return result
 
     return guarded

@@ -60,14 +60,15 @@ async def everything(name: str, rounds: int, ours: bool) -> Measured:
     if ours:
         from . import cases, fan_out, half_open, suspensions
 
+        barred, priced = cases.barred() + cases.compared(), cases.priced()
+    timed = await measure(barred + priced, rounds)
+    # All else comes after: it leaves work in the event loop, and our refusals, which give way to it, would pay for that.
+    if ours:
         bars += [
             Row("half-open: each of 10,000 refusals", await half_open.refusal_ratio(max(2, rounds // 20)), half_open.BAR),
             Row("event to 1,000 waiting readers, over streams", await fan_out.fan_out_ratio(max(10, rounds // 2)), fan_out.BAR),
             Row("each suspension, over the pass-through's", suspensions.suspension_ratio(rounds), suspensions.BAR),
         ]
-        barred, priced = cases.barred() + cases.compared(), cases.priced()
-    timed = await measure(barred + priced, rounds)
-    # Only then: some peers leave work to the event loop, and our refusals, which give way to it, would pay for that.
     there = [peer for peer in peers.installed() if peer.trio or name != "trio"]
     theirs = [case for peer in there for case in await peer_cases(peer)]
     timed |= await measure(theirs, rounds)
