@@ -1,6 +1,7 @@
 """The breaker's public face to the letter: its defaults, what every order says and when, every word of a snapshot."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import FrozenInstanceError
 
 import anyio
 import pytest
@@ -200,6 +201,26 @@ async def test_a_snapshot_in_full(clock: Clock) -> None:
             await breaker.call(ScriptedDependency("fine"))
     seen = breaker.snapshot()
     assert (seen.refused, seen.totals.refused, seen.calls, seen.retry_after) == (3, 3, 0, 10.0)
+
+
+async def test_a_disabled_breaker_has_counted_nothing() -> None:
+    breaker = CircuitBreaker("disabled")
+    breaker.disable()
+    await fail(breaker, 2)
+    await breaker.call(ScriptedDependency("fine"))
+    seen = breaker.snapshot()
+    assert (seen.calls, seen.failures, seen.in_flight, seen.readings) == (0, 0, 0, ())
+    assert not any(seen.totals)
+
+
+def test_a_snapshot_is_a_value() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("value", clock=clock)
+    seen = breaker.snapshot()
+    assert seen == breaker.snapshot()
+    assert not hasattr(seen, "__dict__")
+    with pytest.raises(FrozenInstanceError):
+        seen.calls = 5  # type: ignore[misc]
 
 
 async def test_an_explanation_in_full(clock: Clock) -> None:

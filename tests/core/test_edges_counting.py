@@ -160,6 +160,16 @@ def test_slow_cancellations_go_on_under_another_window() -> None:
     assert (reading.count, reading.calls) == (2, 5)
 
 
+def test_what_has_left_the_window_is_gone_though_calls_were_cancelled_in_it() -> None:
+    bench = Bench(SlowCallRate(1.0, 2.0, LastSeconds(10), minimum_calls=9, count_in_flight=True))
+    bench.run(C, C, took=2.0)
+    bench.run(S)
+    bench.now = 30.0
+    bench.start()
+    (reading,) = bench.circuit.readings(bench.now)
+    assert (reading.count, reading.calls) == (0, 0)
+
+
 def shadows(bench: Bench) -> list[Transition]:
     return [each for each in bench.circuit.log if isinstance(each, Transition) and each.shadow]
 

@@ -35,6 +35,23 @@ def test_a_plain_failure_is_a_listed_exception_that_nothing_else_could_speak_for
         assert judge.error(error) is Outcome.FAILURE
 
 
+class Temporary(type):
+    def __instancecheck__(cls, error: object) -> bool:
+        return "temporary" in str(error)
+
+
+class TemporaryError(Exception, metaclass=Temporary): ...
+
+
+@pytest.mark.parametrize(("failure_on", "ignore"), [(TemporaryError, ()), (OSError, TemporaryError)])
+def test_where_a_type_looks_at_the_instance_nothing_is_plain(failure_on: ErrorRule, ignore: ErrorRule) -> None:
+    judge = Judge(failure_on, ignore, None)
+    for words in ("temporary", "final"):
+        assert not judge.is_plain_failure(OSError(words))
+    assert judge.error(OSError("temporary")) is (Outcome.IGNORED if ignore else Outcome.FAILURE)
+    assert judge.error(OSError("final")) is (Outcome.FAILURE if ignore else Outcome.SUCCESS)
+
+
 def test_rules_of_types_and_of_functions_go_together() -> None:
     judge = Judge(OSError, bad, None)
     assert judge.error(OSError("bad")) is Outcome.IGNORED

@@ -14,7 +14,7 @@ from aiobreaker.core.eras import FAR, Flowing, State, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Exponential, Fixed
 from aiobreaker.core.tallies import StreakTally
-from aiobreaker.core.windows import LastCalls, LastSeconds
+from aiobreaker.core.windows import LastCalls, LastSeconds, Window
 
 from .strategies import conditions
 from .test_circuit import Bench, C, F, N, S
@@ -210,16 +210,27 @@ class Meanwhile(StreakTally):
         return answer
 
 
-def test_a_failure_that_is_noted_while_another_is_counted_is_counted_too() -> None:
-    bench = Bench(ConsecutiveFailures(2))
+@pytest.mark.parametrize(("streak", "window"), [(2, LastCalls(3)), (9, LastCalls(3)), (9, LastSeconds(5))], ids=str)
+def test_a_failure_that_is_noted_while_another_is_counted_is_counted_too(streak: int, window: Window) -> None:
+    bench = Bench(ConsecutiveFailures(streak) | FailureCount(2, window))
     era = bench.circuit.era
     assert isinstance(era, Flowing)
-    tally = Meanwhile(ConsecutiveFailures(2), 0)
-    tally.era = era
-    era.tallies = (tally,)
+    racing = Meanwhile(ConsecutiveFailures(streak), 0)
+    racing.era = era
+    era.tallies = (racing, *era.tallies[1:])
     bench.run(F)
     assert bench.state is State.OPEN
     assert bench.circuit.totals.failures == 2
+
+
+def test_guards_ask_with_every_call_while_calls_are_watched() -> None:
+    bench = Bench()
+    era = bench.circuit.era
+    bench.circuit.personal = bench.circuit.watched = True
+    bench.circuit.open_door()
+    assert era.n + 1 >= era.horizon, "those that are running, too"
+    bench.run(F)
+    assert era.n + 1 >= era.horizon
 
 
 def test_while_it_would_be_open_guards_ask_with_every_call() -> None:

@@ -7,8 +7,9 @@ from math import inf
 
 import pytest
 
+from aiobreaker.core.circuit import Circuit, Rules
 from aiobreaker.core.conditions import ConsecutiveFailures, FailureRate, SlowCallRate
-from aiobreaker.core.eras import HalfOpen, State, Stopped, Trials
+from aiobreaker.core.eras import HalfOpen, Permit, State, Stopped, Trials
 from aiobreaker.core.outcomes import Outcome
 from aiobreaker.core.schedules import Exponential, Schedule, Steps
 from aiobreaker.core.tallies import Reading
@@ -164,6 +165,26 @@ def test_an_order_to_open_an_open_circuit_begins_anew_when_its_time_is_over_or_g
     bench.circuit.open(13.0, None, "once more")
     assert (bench.circuit.era.reason, bench.circuit.next_change()) == ("once more", 23.0)
     assert bench.circuit.transitions == 1
+
+
+def test_what_has_been_decided_is_done_though_the_random_numbers_raise() -> None:
+    def draw() -> float:
+        raise ZeroDivisionError
+
+    circuit = Circuit(Rules((ConsecutiveFailures(1),), Exponential(10.0, factor=3.0), 0.5, Trials()), 0.0, draw)
+    permit = circuit.admit(1.0)
+    assert isinstance(permit, Permit)
+    with pytest.raises(ZeroDivisionError):
+        circuit.settle(permit, F, 2.0, 1.0)
+    (opened,) = circuit.log
+    assert isinstance(opened, Transition)
+    assert (opened.new, opened.at, opened.open_for, circuit.next_change()) == (OPEN, 2.0, 10.0, 12.0)
+    circuit.half_open(3.0)
+    with pytest.raises(ZeroDivisionError):
+        circuit.open(3.0, None, "by hand")
+    assert circuit.next_change() == 33.0
+    circuit.open(4.0, 5.0, "for five seconds, for which no number is drawn")
+    assert circuit.next_change() == 9.0
 
 
 def test_an_order_to_stay_forced_open_gives_it_another_reason() -> None:
