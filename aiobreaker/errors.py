@@ -8,7 +8,7 @@ None of them is a client library's error: SDKs retry those. A refusal is always 
 exception alive; the failure behind it is told as a summary.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core.eras import State
 
@@ -67,47 +67,56 @@ class CircuitOpenError(RefusedError):
     """A circuit breaker refused the call.
 
     `retry_after` is the number of seconds after which a call could be admitted, None if nobody knows; `reason` says in words
-    why the circuit refuses; `last_failure` is a summary of the newest failure it has seen.
+    __slots__ = ()  # all is in `args`, and there is no `__init__`: refusals are many, and both take time
+    state, they may be given by whoever makes one by hand.
     """
 
-    __slots__ = ()  # everything is in `args`, which costs nothing
+    __slots__ = ()  # everything is in `args`, and there is no `__init__`: refusals are many, and both take time
 
-    args: tuple[str, State, str, float | None, FailureSummary | None]
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        name: str,
-        state: State = State.OPEN,
-        reason: str = "",
-        retry_after: float | None = None,
-        last_failure: FailureSummary | None = None,
-    ) -> None:
-        super().__init__(name, state, reason, retry_after, last_failure)
+        def __init__(
+            self,
+            name: str,
+            state: State = State.OPEN,
+            reason: str = "",
+            retry_after: float | None = None,
+            last_failure: FailureSummary | None = None,
+            /,
+        ) -> None: ...
+
+    def _given(self, place: int, otherwise: Any) -> Any:
+        return self.args[place] if place < len(self.args) else otherwise
 
     @property
     def name(self) -> str:
         """What the breaker is called."""
-        return self.args[0]
+        name: str = self._given(0, "")
+        return name
 
     @property
     def state(self) -> State:
         """What the circuit did with calls at that moment."""
-        return self.args[1]
+        state: State = self._given(1, State.OPEN)
+        return state
 
     @property
     def reason(self) -> str:
         """Why it refuses, in words."""
-        return self.args[2]
+        reason: str = self._given(2, "")
+        return reason
 
     @property
     def retry_after(self) -> float | None:
         """After how many seconds a call could be admitted; None if nobody knows."""
-        return self.args[3]
+        seconds: float | None = self._given(3, None)
+        return seconds
 
     @property
     def last_failure(self) -> FailureSummary | None:
         """The newest failure that the breaker has seen."""
-        return self.args[4]
+        failure: FailureSummary | None = self._given(4, None)
+        return failure
 
     def __str__(self) -> str:
         words = f"circuit breaker {self.name!r} is {self.state.value.replace('_', ' ')}"
@@ -116,6 +125,3 @@ class CircuitOpenError(RefusedError):
         if self.retry_after is not None:
             words += f"; retry after {self.retry_after:.3g} s"
         return words
-
-
-fresh_error = CircuitOpenError.__new__  # with all five arguments: no `__init__`, for refusals are many

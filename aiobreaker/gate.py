@@ -1,7 +1,7 @@
-"""The async shell around one circuit: admission, settlement, waiting, the recovery probe, and what is told of them.
+"""The async shell around one circuit: admission, settlement, and what is told of them. What is awaited is in `waiting.py`.
 
-Law: between an admission and the first line of the guarded code there is no await, and a settlement never awaits. What must
-be awaited around a transition runs under the breaker's anyio lock. No user code runs under the thread lock.
+Law: between an admission and the first line of the guarded code there is no await, and a settlement never awaits. No user code
+runs under the thread lock.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import anyio
 from .core.circuit import Circuit
 from .core.eras import Era, Flowing, HalfOpen, Permit, Refusal, State, Stopped
 from .core.outcomes import Outcome
-from .errors import CircuitOpenError, FailureSummary, fresh_error, told
+from .errors import CircuitOpenError, FailureSummary, told
 from .events import CallFinished, CallRefused
 from .hub import EventHub
 from .locking import LOCK, interrupted, process
@@ -30,7 +30,6 @@ Pass = Permit | Flowing
 
 _YIELD_EVERY = 64  # refusals in a row; a power of two
 _MOST_TYPES = 64  # of exceptions that are known to be plain failures
-
 
 _NO_TYPES: frozenset[type[BaseException]] = frozenset()
 _NOBODY = EventHub("", lambda: None)  # the hub of breakers that nobody has ever observed
@@ -124,7 +123,7 @@ class Gate:
             return None
         era.refused = refused
         retry_after = None if era.until == inf else era.until - now
-        return fresh_error(CircuitOpenError, self.name, era.state, era.why, retry_after, self.last_failure)
+        return CircuitOpenError(self.name, era.state, era.why, retry_after, self.last_failure)
 
     async def refusal_slowly(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError:
         """The same answer, after giving way to the event loop."""

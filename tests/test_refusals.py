@@ -520,7 +520,7 @@ async def test_a_full_line_says_so() -> None:
 REFUSALS = [
     CircuitOpenError("bare"),
     CircuitOpenError("full", State.HALF_OPEN, "because", 1.5, FailureSummary("OSError", "down", 3.0)),
-    CircuitOpenError("forced", reason="by hand", state=State.FORCED_OPEN),
+    CircuitOpenError("forced", State.FORCED_OPEN, "by hand"),
 ]
 
 
