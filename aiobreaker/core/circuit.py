@@ -193,6 +193,7 @@ class Circuit(Controlled):
             self.log += (Transition(State.CLOSED, State.OPEN, cause, reason, now, readings, duration, shadow=True),)
             era.quiet_until = now + duration
         era.horizon = era.spare = 0
+
     # -- an era of trials
 
     def _settle_trial(
