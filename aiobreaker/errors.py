@@ -67,8 +67,8 @@ class CircuitOpenError(RefusedError):
     """A circuit breaker refused the call.
 
     `retry_after` is the number of seconds after which a call could be admitted, None if nobody knows; `reason` says in words
-    __slots__ = ()  # all is in `args`, and there is no `__init__`: refusals are many, and both take time
-    state, they may be given by whoever makes one by hand.
+    why the circuit refuses; `last_failure` is a summary of the newest failure it has seen. Only the name is needed to make one
+    by hand, and all are given by place.
     """
 
     __slots__ = ()  # everything is in `args`, and there is no `__init__`: refusals are many, and both take time

@@ -8,9 +8,9 @@ CPython does not switch threads, so none of them loses a count.
 
 import inspect
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import wraps
-from types import TracebackType
+from types import TracebackType, coroutine
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 from .core import checks
@@ -244,14 +244,15 @@ class _Decided(Permit):
         self.verdict = verdict
 
 
-class _Done:
-    """To be awaited in place of a coroutine that has nothing to wait for: it takes no frame."""
+@coroutine
+def _nothing() -> Generator[None]:
+    return
+    yield
 
-    __slots__ = ()
-    __await__ = iter(()).__iter__
 
-
-_DONE = cast("Coroutine[Any, Any, None]", _Done())
+_DONE = cast("Coroutine[Any, Any, None]", _nothing())
+"""To be awaited, as often as wanted, in place of a coroutine that has nothing to wait for: it takes no frame."""
+next(iter(cast("Any", _DONE)), None)  # what has ended ends at once, ever again
 
 
 class Guard:
@@ -349,13 +350,16 @@ class _PatientGuard(Guard):
         return self._max_wait
 
 
-def guard(self: Gated, *, max_wait: float = 0.0) -> Guard:
+_AT_ONCE = 0.0
+
+
+def guard(self: Gated, max_wait: float = _AT_ONCE) -> Guard:
     """A guarded block: `async with breaker.guard() as call: ...`.
 
     `max_wait` is for how many seconds to wait for admission; 0 refuses at once. Entering raises CircuitOpenError.
     """
-    # without an `__init__`, which would be one more frame
-    block = _PatientGuard(checks.wait("max_wait", max_wait)) if max_wait != 0.0 else Guard()
+    # not by keyword only, compared by identity, and no `__init__`: each of them would be slower
+    block = Guard() if max_wait is _AT_ONCE else _PatientGuard(checks.wait("max_wait", max_wait))
     block._gate = self._gate
     block._pass = None
     return block
