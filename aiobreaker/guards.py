@@ -52,7 +52,7 @@ def _plain(gate: Gate, fn: Function) -> Function:
         else:
             era.started += 1
         try:
-            result = await fn(*args, **kwargs)
+            result = await (fn(*args, **kwargs) if kwargs else fn(*args))
         except BaseException as error:
             gate.broke(era, error)
             raise
@@ -78,7 +78,7 @@ def _timed(gate: Gate, fn: Function) -> Function:
         else:
             era.started += 1
         try:
-            result = await fn(*args, **kwargs)
+            result = await (fn(*args, **kwargs) if kwargs else fn(*args))
         except BaseException as error:
             gate.broke(era, error)
             raise
@@ -104,7 +104,7 @@ def _slow(gate: Gate, fn: Function) -> Function:
             era.started += 1
         began = clock()
         try:
-            result = await fn(*args, **kwargs)
+            result = await (fn(*args, **kwargs) if kwargs else fn(*args))
         except BaseException as error:
             gate.broke(era, error, began)
             raise
@@ -135,7 +135,7 @@ def _in_flight(gate: Gate, fn: Function) -> Function:
             if era.flights is not None:
                 era.flights[ticket] = began
         try:
-            result = await fn(*args, **kwargs)
+            result = await (fn(*args, **kwargs) if kwargs else fn(*args))
         except BaseException as error:
             gate.broke(era if isinstance(era, Permit) else Permit(era, began, ticket), error)
             raise
@@ -169,7 +169,7 @@ def _judged(gate: Gate, fn: Function) -> Function:
             era.started += 1
         began = clock()
         try:
-            result = await fn(*args, **kwargs)
+            result = await (fn(*args, **kwargs) if kwargs else fn(*args))
         except BaseException as error:
             gate.broke(era, error, began)
             raise
@@ -214,7 +214,7 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
         era.started += 1
     began = clock()
     try:
-        result = await fn(*args, **kwargs)
+        result = await (fn(*args, **kwargs) if kwargs else fn(*args))
     except BaseException as error:
         gate.broke(era, error, began)
         raise
