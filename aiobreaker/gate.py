@@ -29,6 +29,7 @@ Pass = Permit | Flowing
 """What an admitted call holds: a permit of its own, or the era that all calls share."""
 
 _YIELD_EVERY = 64  # refusals in a row; a power of two
+_YIELD_MASK = _YIELD_EVERY - 1
 _MOST_TYPES = 64  # of exceptions that are known to be plain failures
 
 _NO_TYPES: frozenset[type[BaseException]] = frozenset()
@@ -119,7 +120,7 @@ class Gate:
     def refusal(self, era: Stopped | HalfOpen, now: float) -> CircuitOpenError | None:
         """The answer while no call passes, and nobody watches. None: the caller must give way first, see `refusal_slowly`."""
         refused = era.refused + 1
-        if not refused % _YIELD_EVERY or era is not self.circuit.era:
+        if not refused & _YIELD_MASK or era is not self.circuit.era:
             return None
         era.refused = refused
         retry_after = None if era.until == inf else era.until - now

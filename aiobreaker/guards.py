@@ -214,7 +214,7 @@ async def call(self: Gated, fn: Callable[P, Awaitable[T]], /, *args: P.args, **k
         era.started += 1
     began = clock()
     try:
-        result = await (fn(*args, **kwargs) if kwargs else fn(*args))
+        result = await fn(*args, **kwargs)
     except BaseException as error:
         gate.broke(era, error, began)
         raise
