@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from . import fallbacks, guards, waiting
 from .core import checks
@@ -21,8 +21,12 @@ from .gate import Gate
 from .guards import HeldPermit
 from .hub import EventStream
 from .locking import LOCK
+from .policy import Policy
 from .settings import Changes, Hint, Probe, Settings, Trip
 from .streams import GuardedStream
+
+if TYPE_CHECKING:
+    from .lint import Traits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,7 +70,7 @@ class FallbackDecorator(Protocol[F_co]):
         ...
 
 
-class CircuitBreaker:
+class CircuitBreaker(Policy[Never]):
     """Guards the calls to one dependency. Made anywhere, at import time too; used from any number of event loops.
 
     With no settings at all, 5 consecutive failures open it for 30 seconds, then one trial call decides.
@@ -159,7 +163,9 @@ class CircuitBreaker:
         """
         return guards.guard_function(self._gate, fn)
 
-    call, guard = guards.call, guards.guard  # in one frame each, not two
+    # in one frame each, not two
+    call = guards.call  # pyright: ignore[reportAssignmentType]  # it asks for more of `self` than a policy has
+    guard = guards.guard
 
     async def acquire(self, *, max_wait: float = 0.0) -> HeldPermit:
         """Admit one call, and leave it to the caller to say how it ends.
@@ -325,6 +331,16 @@ class CircuitBreaker:
         if seen.last_failure is not None:
             words.append(f"The last failure was {seen.last_failure}, {seen.at - seen.last_failure.at:.3g} s ago.")
         return "\n".join(words)
+
+    @property
+    def traits(self) -> "Traits":
+        """What `Pipeline.explain` and `Pipeline.lint` know of it."""
+        from .lint import Traits
+
+        settings = self._gate.settings
+        open_for = settings.rules.schedule.seconds(0)
+        words = f"circuit breaker {self.name!r} (opens for {open_for:g} s on {settings.trip})"
+        return Traits(kind="breaker", words=words, open_for=open_for, slow_after=settings.rules.slow_after)
 
     def events(self, *, buffer: int = 256, calls: bool = False) -> EventStream:
         """The events from now on: `async with breaker.events() as events: async for event in events: ...`.

@@ -1,8 +1,13 @@
 """Everything a caller may catch.
 
     AiobreakerError
-    └── RefusedError            the guarded function never ran
-        └── CircuitOpenError    a circuit breaker refused the call
+    └── RefusedError                the guarded function never ran
+        ├── CircuitOpenError        a circuit breaker refused the call
+        └── ShortageError           a guard of our own had no room; it says nothing about the dependency
+            ├── BulkheadFullError   too many calls at once
+            ├── LimitReachedError   more calls at once than an adaptive limit allows now
+            ├── RateLimitedError    too many calls per second
+            └── ThrottledError      refused by chance, because the dependency refuses so many
 
 None of them is a client library's error: SDKs retry those. A refusal is always a fresh instance and keeps no other
 exception alive; the failure behind it is told as a summary.
@@ -125,3 +130,37 @@ class CircuitOpenError(RefusedError):
         if self.retry_after is not None:
             words += f"; retry after {self.retry_after:.3g} s"
         return words
+
+
+class ShortageError(RefusedError):
+    """A guard had no room for the call. This is no fault of the dependency: circuit breakers ignore it.
+
+    `name` is what the guard is called, `reason` says why in words, and `retry_after` is the number of seconds after which a
+    call could pass, None if nobody knows.
+    """
+
+    def __init__(self, name: str, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(name, reason, retry_after)
+        self.name = name
+        self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        words = f"{self.name}: {self.reason}" if self.reason else self.name
+        return words if self.retry_after is None else f"{words}; retry after {self.retry_after:.3g} s"
+
+
+class BulkheadFullError(ShortageError):
+    """A bulkhead has as many calls inside, and waiting, as it takes."""
+
+
+class LimitReachedError(ShortageError):
+    """As many calls are running as an adaptive limit allows at the moment."""
+
+
+class RateLimitedError(ShortageError):
+    """The call came sooner than the rate allows."""
+
+
+class ThrottledError(ShortageError):
+    """Refused by chance, with a probability that grows with the share of calls that the dependency turns down."""

@@ -11,9 +11,9 @@ from .errors import FailureSummary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Anything that a breaker tells its observers. `seq` rises by one from event to event of one breaker."""
+    """Anything that a guard tells its observers: `name` is whose, `seq` rises by one from event to event of one guard."""
 
-    breaker: str
+    name: str
     seq: int
     at: float
     time: float
@@ -63,7 +63,7 @@ class Reconfigured(Event):
 class EventsLost(Event):
     """So many events, all before this one, are gone for this reader, who was too slow.
 
-    In a registry's stream they may be of several breakers: there `breaker` is empty, and `seq` says nothing.
+    In a registry's stream they may be of several breakers: there `name` is empty, and `seq` says nothing.
     """
 
     count: int
@@ -73,7 +73,7 @@ class EventsLost(Event):
 class RegistryGrown(Event):
     """A registry keeps `size` breakers, more than its `max_size`, because it found none that may go.
 
-    Told when that begins, and again each time that the number has doubled. It is of no single breaker: `breaker` is empty,
+    Told when that begins, and again each time that the number has doubled. It is of no single breaker: `name` is empty,
     `seq` counts the registry's own events, and `at` is the registry's clock.
     """
 

@@ -85,7 +85,7 @@ class _Channel:
             try:
                 observer(event)
             except Exception:
-                _log.exception("an observer of circuit breaker %r raised at %r", event.breaker, event)
+                _log.exception("an observer of %r raised at %r", event.name, event)
         if self.readers:
             with LOCK:
                 self.buffer.append(event)
@@ -145,7 +145,7 @@ class EventStream:
         if missed > 0:
             self.lost += missed
             self._read += missed
-            return EventsLost(breaker=self._hub.name, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
+            return EventsLost(name=self._hub.name, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
         self._read += 1
         return event
 
@@ -215,7 +215,7 @@ class EventHub:
     def stamp(self, at: float) -> dict[str, Any]:
         """Name, next number and times, for a new event."""
         self.seq += 1
-        return {"breaker": self.name, "seq": self.seq, "at": at, "time": time.time()}
+        return {"name": self.name, "seq": self.seq, "at": at, "time": time.time()}
 
     def note(self, entry: Transition | Forfeit) -> None:
         """Make an event of what the circuit has logged. Under the lock."""

@@ -143,7 +143,7 @@ def test_new_settings_are_told_and_apply_at_that_moment() -> None:
         breaker.reset()
     told = events[0]
     assert isinstance(told, Reconfigured)
-    assert (told.changed, told.at, told.breaker, told.seq) == (("trials", "open_for"), 103.0, "changed", 1)
+    assert (told.changed, told.at, told.name, told.seq) == (("trials", "open_for"), 103.0, "changed", 1)
     assert isinstance(events[1], StateChanged)
     assert (events[1].at, events[1].seq) == (107.0, 2)
 

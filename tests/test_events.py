@@ -46,7 +46,7 @@ async def test_a_transition_tells_everything(clock: Clock) -> None:
         (3, State.HALF_OPEN, State.CLOSED, Cause.RECOVERED),
     ]
     opened = changes[0]
-    assert (opened.breaker, opened.open_for, opened.attempt) == ("told", 10.0, 0)
+    assert (opened.name, opened.open_for, opened.attempt) == ("told", 10.0, 0)
     assert [(reading.count, reading.met) for reading in opened.readings] == [(2, True)], "as it stood before it was reset"
     assert changes[1].at - opened.at == 10.0
     assert opened.time > 1e9
@@ -120,7 +120,7 @@ async def test_an_observer_that_raises_is_logged_and_hurts_nobody(caplog: pytest
     with caplog.at_level(logging.ERROR, "aiobreaker"):
         breaker.force_open()
     assert len(heard) == 1
-    assert "an observer of circuit breaker 'rude observer' raised" in caplog.text
+    assert "an observer of 'rude observer' raised" in caplog.text
 
 
 async def test_the_same_observer_may_come_twice_and_leave_once() -> None:

@@ -14,13 +14,15 @@ FLOORS = [
     ["errors", "locking"],
     ["loops"],
     ["events"],
-    ["hub", "settings", "fallbacks"],
+    ["hub", "settings", "fallbacks", "lint", "deadlines"],
+    ["lines", "policy"],
     ["gate"],
     ["waiting"],
     ["streams"],
     ["guards"],
     ["breaker"],
-    ["registry", "testing", "demo"],
+    ["policies"],
+    ["registry", "testing", "presets", "demo"],
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -60,6 +62,12 @@ def test_imports_go_down_the_stairs(path: Path) -> None:
         assert module not in {"aiobreaker", "__init__"}, f"{path} imports the front door"
         if room(module) != mine:
             assert LEVEL[room(module)] < LEVEL[mine], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "policies"], ids=str)
+def test_policies_do_not_know_one_another(path: Path) -> None:
+    siblings = {module for module, ours in imports(path) if ours and room(module) == "policies"}
+    assert siblings <= {"policies.events"}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "core"], ids=str)

@@ -232,8 +232,8 @@ def test_listeners_may_come_and_go_while_breakers_are_made() -> None:
 
     in_threads(come_and_go, come_and_go, make_and_open)
     assert {breaker._gate.hub.wants_calls for breaker in map(registry.__getitem__, registry)} == {False}
-    changes = [event for event in faithful if event.breaker]
-    assert [event.breaker for event in changes] == [str(key) for key in range(300) for _ in range(2)]
+    changes = [event for event in faithful if event.name]
+    assert [event.name for event in changes] == [str(key) for key in range(300) for _ in range(2)]
     end = registry.subscribe(lambda event: None, calls=True)
     assert {registry[key]._gate.hub.wants_calls for key in registry} == {True}
     end()
@@ -247,7 +247,7 @@ def test_a_stream_reads_from_every_thread_and_loop() -> None:
         async with registry.events() as events:
             reading.wait(LONG)
             with anyio.fail_after(LONG):
-                seen = {(await anext(events)).breaker for _ in range(2)}
+                seen = {(await anext(events)).name for _ in range(2)}
         assert seen == {"a", "b"}
 
     def give_orders() -> None:

@@ -25,7 +25,7 @@ End = Callable[[], None]
 
 
 def told(events: list[Event]) -> list[tuple[str, State]]:
-    return [(event.breaker[-1], event.new) for event in events if isinstance(event, StateChanged)]
+    return [(event.name[-1], event.new) for event in events if isinstance(event, StateChanged)]
 
 
 def hub_is_quiet(breaker: CircuitBreaker) -> bool:
@@ -60,7 +60,7 @@ async def test_events_of_calls_are_for_those_who_ask(factory: Factory) -> None:
     end()
     assert [type(event) for event in seen] == [CallFinished, StateChanged] * 2
     assert transitions == seen[1::2]
-    assert [event.breaker[-1] for event in seen] == ["a", "a", "b", "b"]
+    assert [event.name[-1] for event in seen] == ["a", "a", "b", "b"]
 
 
 @pytest.mark.parametrize("calls", [False, True])
@@ -108,7 +108,7 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told(factory: Factory) -> N
             registry[key].open()
         lost = await anext(events)
         assert isinstance(lost, EventsLost)
-        assert (lost.count, lost.breaker) == (7, "")
+        assert (lost.count, lost.name) == (7, "")
         assert told([await anext(events) for _ in range(3)]) == [(key, State.OPEN) for key in "789"]
         assert events.lost == 7
 
@@ -136,7 +136,7 @@ async def test_readers_in_several_tasks_get_every_breakers_events_in_order(facto
     assert seen[0] == seen[1]
     numbers: dict[str, list[int]] = defaultdict(list)
     for event in seen[0]:
-        numbers[event.breaker].append(event.seq)
+        numbers[event.name].append(event.seq)
     assert len(numbers) == 7
     assert all(later == earlier + 1 for each in numbers.values() for earlier, later in pairwise(each))
 
@@ -218,8 +218,8 @@ def test_an_observer_may_ask_the_registry(factory: Factory) -> None:
                 for key in range(event.size):
                     registry[f"{event.size} {key}"].open()
         elif isinstance(event, StateChanged) and event.new is State.OPEN:
-            assert registry[event.breaker.removeprefix("breaker of ")].state is State.OPEN
-            assert event.breaker.removeprefix("breaker of ") in registry.snapshot()
+            assert registry[event.name.removeprefix("breaker of ")].state is State.OPEN
+            assert event.name.removeprefix("breaker of ") in registry.snapshot()
 
     registry.subscribe(observe)
     for key in "abc":

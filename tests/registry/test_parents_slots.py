@@ -164,7 +164,7 @@ def test_an_observer_that_is_interrupted_at_an_end_loses_no_slot_and_no_event(wh
     both = both_on_trial()
     told: list[str] = []
     for breaker in both:
-        breaker.subscribe(lambda event: told.append(event.breaker))
+        breaker.subscribe(lambda event: told.append(event.name))
 
     def interrupt(event: Event) -> None:
         unsubscribe()
@@ -215,8 +215,8 @@ async def test_both_tell_of_a_call_each_to_its_own_watchers() -> None:
             await lower.call(fine)
     assert [type(event) for event in low] == [CallFinished]
     assert [type(event) for event in up] == [CallFinished, StateChanged, CallRefused]
-    assert {event.breaker for event in low} == {"lower"}
-    assert {event.breaker for event in up} == {"upper"}
+    assert {event.name for event in low} == {"lower"}
+    assert {event.name for event in up} == {"upper"}
     ended = [event for event in low + up if isinstance(event, CallFinished)]
     assert [event.outcome for event in ended] == [Outcome.FAILURE] * 2
     assert all(event.failure is not None and event.failure.message == "down" for event in ended)
