@@ -237,19 +237,22 @@ class EventHub:
         """Hand out what is in line. Whoever delivers already, further up or in another thread, does it for all."""
         while self.outbox and (batch := self._claim()):
             try:
-                for event in batch:
-                    self.hand_out(event)
+                while batch:
+                    self.hand_out(batch.popleft())
             finally:
                 self._deliverer = None
+                if batch:  # an observer was interrupted
+                    with LOCK:
+                        self.outbox[:0] = batch
 
-    def _claim(self) -> list[Event]:
+    def _claim(self) -> deque[Event]:
         here = process()  # a claim from before a fork is nobody's
         with LOCK:
             if self._deliverer == here or not self.outbox:
-                return []
+                return deque()
             self._deliverer = here
             batch, self.outbox = self.outbox, []
-            return batch
+            return deque(batch)
 
     def hand_out(self, event: Event) -> None:
         """Give an event to everybody who asks for its kind, here and now."""

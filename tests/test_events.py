@@ -263,3 +263,22 @@ async def test_without_observers_no_event_is_made() -> None:
     flip(breaker, 10)
     assert breaker._gate.hub.seq == 0
     assert breaker.snapshot().transitions == 10
+
+
+def test_an_observer_that_is_interrupted_costs_nobody_the_rest() -> None:
+    breaker = CircuitBreaker("interrupted")
+    heard: list[int] = []
+
+    def observer(event: Event) -> None:
+        heard.append(event.seq)
+        if event.seq == 1:
+            breaker.reset()
+            breaker.disable()
+        if event.seq == 2:
+            raise KeyboardInterrupt
+
+    breaker.subscribe(observer)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.force_open()
+    breaker.reset()
+    assert heard == [1, 2, 3, 4]
