@@ -313,3 +313,19 @@ async def test_a_permit_thrown_away_warns_and_gives_its_slot_back() -> None:
         await breaker.acquire()
     (await breaker.acquire()).success()
     assert breaker.state is State.CLOSED
+
+
+@pytest.mark.anyio
+async def test_a_subclass_with_a_call_of_its_own_decorates_with_it() -> None:
+    class Doubling(CircuitBreaker):
+        async def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return 2 * await super().call(fn, *args, **kwargs)
+
+    breaker = Doubling("doubling")
+
+    @breaker
+    async def one() -> int:
+        return 1
+
+    assert await one() == 2
+    assert breaker.snapshot().calls == 1
