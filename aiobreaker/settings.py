@@ -102,7 +102,7 @@ class Settings:
         """For how many seconds a result or exception asks to be left alone, at most `max_retry_after`."""
         if self.retry_after is None:
             return None
-        delay = _delay(self.retry_after(subject), time.time())
+        delay = hinted_delay(self.retry_after(subject), time.time())
         return min(delay, self.max_retry_after) if delay is not None and delay > 0 else None
 
 
@@ -125,7 +125,7 @@ def _trials(count: int) -> Trials:
     return Trials(count)
 
 
-def _delay(value: object, wall_clock: float) -> float | None:
+def hinted_delay(value: object, wall_clock: float) -> float | None:
     """Seconds out of a number, or out of the text of a Retry-After header (RFC 9110, section 10.2.3)."""
     if isinstance(value, str):
         if value.strip().isdecimal():

@@ -25,10 +25,13 @@ class Retrying(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaveUp(Event):
-    """A retry has ended without success after so many attempts and `elapsed` seconds; `reason` says what ended it."""
+    """A retry has ended without success after so many attempts and `elapsed` seconds; `reason` says what ended it.
+
+    `elapsed` is None for a call that began before anybody asked for events.
+    """
 
     attempts: int
-    elapsed: float
+    elapsed: float | None
     reason: str
     failure: FailureSummary
 
