@@ -1,5 +1,6 @@
 """Every bar: those of the timed cases, those over the peers, and those of memory and import."""
 
+from . import policies
 from .cases import OURS
 from .import_time import import_row
 from .measure import Measured
@@ -27,8 +28,21 @@ def against_peers(measured: Measured) -> list[Row]:
     return rows
 
 
+def policies_against_peers(measured: Measured) -> list[Row]:
+    """How many times the total time of each policy of ours the same takes in each toolkit that has it."""
+    values = {row.name: row.value for row in measured.policies}
+    rows = []
+    for policy in policies.SHARED:
+        for toolkit in measured.toolkits:
+            theirs = values.get(policies.title(policy, toolkit.label))
+            if theirs is not None:
+                over = theirs / values[policies.title(policy, policies.OURS)]
+                rows.append(Row(f"{policies.title(policy, toolkit.label)}, over ours", over, ANY_PEER, at_least=True))
+    return rows
+
+
 def timed_bars(measured: Measured) -> list[Row]:
-    """All bars under one event loop."""
+    """All bars of the breaker under one event loop."""
     return measured.bars + against_peers(measured)
 
 

@@ -15,6 +15,8 @@ from textwrap import indent
 from time import get_clock_info, perf_counter, thread_time
 from typing import Any
 
+from anyio.lowlevel import checkpoint
+
 Function = Callable[..., Coroutine[Any, Any, Any]]
 Loop = Callable[[int], Awaitable[float]]
 
@@ -88,6 +90,7 @@ async def measure(cases: list[Case], rounds: int) -> dict[str, Timing]:
     found: dict[str, list[Timing]] = {case.name: [] for case in cases}
 
     async def sample(timed: Loop) -> float:
+        await checkpoint()  # what the sample before has left to the event loop, such as timers that were cancelled
         return await timed(turns[timed]) / turns[timed]
 
     with Undisturbed() as undisturbed:

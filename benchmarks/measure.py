@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import anyio
 
-from . import peers
+from . import peers, policy_peers
 from .harness import PASSING, Case, measure
 from .peer_cases import peer_cases
 from .rows import Row
@@ -22,6 +22,8 @@ LOOPS: dict[str, dict[str, Any]] = {
     "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
     "trio": {"backend": "trio"},
 }
+
+KINDS = ("bars", "prices", "peers", "policies", "policy_prices")  # of rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class About:
 
 
 @dataclass(frozen=True)
+class AboutToolkit:
+    """What a table says of a toolkit beside the figures of its policies."""
+
+    label: str
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one process, or the best of several, has found under one event loop."""
 
@@ -42,14 +52,17 @@ class Measured:
     prices: list[Row]
     peers: list[Row]
     about: list[About]
+    policies: list[Row]
+    policy_prices: list[Row]
+    toolkits: list[AboutToolkit]
 
     @classmethod
     def read(cls, text: str) -> Self:
         """From what another process has printed."""
         found = json.loads(text)
-        kinds = ("bars", "prices", "peers")
         about = [About(**each) for each in found["about"]]
-        return cls(**{kind: [Row(**row) for row in found[kind]] for kind in kinds}, about=about)
+        toolkits = [AboutToolkit(**each) for each in found["toolkits"]]
+        return cls(**{kind: [Row(**row) for row in found[kind]] for kind in KINDS}, about=about, toolkits=toolkits)
 
 
 async def everything(name: str, rounds: int, ours: bool) -> Measured:
@@ -72,13 +85,29 @@ async def everything(name: str, rounds: int, ours: bool) -> Measured:
     there = [peer for peer in peers.installed() if peer.trio or name != "trio"]
     theirs = [case for peer in there for case in await peer_cases(peer)]
     timed |= await measure(theirs, rounds)
+    toolkits = policy_peers.installed() if ours else []
+    beside: list[Case] = []
+    policies_priced: list[Case] = []
+    if ours:
+        from . import policies
+
+        beside, policies_priced = await policies.shared(toolkits, trio=name == "trio"), policies.priced()
+    timed |= await measure(beside + policies_priced, rounds)
 
     def rows(timed_cases: list[Case]) -> list[Row]:
         return [Row(case.name, timed[case.name].total, case.bar, overhead=timed[case.name].overhead) for case in timed_cases]
 
     scale = Row("one pass-through call", await PASSING(10_000) * 1e5, unit="ns")
     about = [About(peer.label, peer.counts, peer.cannot, peer.trio) for peer in peers.installed()]
-    return Measured(rows(barred) + bars, [*rows(priced), scale], rows(theirs), about)
+    return Measured(
+        bars=rows(barred) + bars,
+        prices=[*rows(priced), scale],
+        peers=rows(theirs),
+        about=about,
+        policies=rows(beside),
+        policy_prices=rows(policies_priced),
+        toolkits=[AboutToolkit(toolkit.label, toolkit.differs) for toolkit in toolkits],
+    )
 
 
 def main() -> None:

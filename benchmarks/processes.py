@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from .measure import Measured
+from .measure import KINDS, Measured
 from .rows import best
 
 ROOT = Path(__file__).parent.parent
@@ -50,8 +50,8 @@ def joined(ours: Measured, other: Measured | None) -> Measured:
 
 
 def _best(runs: list[Measured]) -> Measured:
-    kinds = {kind: best(getattr(run, kind) for run in runs) for kind in ("bars", "prices", "peers")}
-    return Measured(**kinds, about=runs[0].about)
+    kinds = {kind: best(getattr(run, kind) for run in runs) for kind in KINDS}
+    return Measured(**kinds, about=runs[0].about, toolkits=runs[0].toolkits)
 
 
 def _read(command: list[str]) -> Measured:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 
+from . import policy_peers
 from .cases import OURS
 from .measure import About, Measured
 from .peer_cases import BLOCK, CALL, DECORATOR, FAILING, PLAIN, REFUSAL, WAYS, title
@@ -27,12 +28,13 @@ def verdicts(bars: Bars) -> str:
     return "\n".join(lines)
 
 
-def page(found: dict[str, Measured], bars: Bars) -> str:
-    """Everything, in Markdown."""
-    about = next(iter(found.values())).about
+def page(found: dict[str, Measured], bars: Bars, policies: Bars) -> str:
+    """Everything, in Markdown. `bars` are the breaker's, `policies` those of the policies."""
+    first = next(iter(found.values()))
+    about, toolkits = first.about, first.toolkits
     timed = {loop: rows for loop, rows in bars.items() if loop}
     parts = [
-        HEAD.format(**_circumstances(about)),
+        HEAD.format(**_circumstances([*(peer.label for peer in about), *(toolkit.label for toolkit in toolkits)])),
         _across(timed),
         MEMORY,
         _table(["", "measured", "bar", ""], ([row.name, row.shown(row.value), row.limit, row.verdict] for row in bars[""])),
@@ -42,7 +44,16 @@ def page(found: dict[str, Measured], bars: Bars) -> str:
         _table(["", "counts", *_PEER_COLUMNS], _peer_lines(found, about)),
         CANNOT,
         *(f"* {peer.label}: {'; '.join(peer.cannot)}." for peer in about),
-        *_missing(about),
+        *_missing(ADAPTERS, [peer.label for peer in about]),
+        POLICIES,
+        _across({loop: each.policies for loop, each in found.items()}),
+        OVER_OURS,
+        _across(policies),
+        DIFFERS,
+        *(f"* {toolkit.label}: {'; '.join(toolkit.differs)}." for toolkit in toolkits if toolkit.differs),
+        *_missing(policy_peers.ADAPTERS, [toolkit.label for toolkit in toolkits]),
+        POLICY_PRICES,
+        _across({loop: each.policy_prices for loop, each in found.items()}),
     ]
     return "\n".join(parts) + "\n"
 
@@ -99,14 +110,39 @@ CANNOT = """
 Of a breaker that opens after so many failures in a row, stays open for so many seconds, and closes after so many trials.
 """
 
+POLICIES = """
+## The policies beside their peers
 
-def _circumstances(about: list[About]) -> dict[str, str]:
+In the same unit, decorators around a call that succeeds, with settings that say the same, or as near to that as can be:
+3 attempts on `OSError` with exponential back-off and jitter; 60 s for a timeout, a deadline, and the delay of a hedge, which
+never pass; 10 calls at once, and nobody waits; more calls per second than anybody can make; None in place of an `OSError`;
+a breaker that opens after 5 failures in a row, for 30 s. Of a cache, *hit* is one key over and over, and *miss* a new key every
+time, with room for a million; when it is full, there is room for 1,024. The *chain of six* is fallback, rate limit, bulkhead,
+retry, breaker, timeout. Nothing is timed under an event loop where it would not wholly work, even if this call would.
+"""
+
+OVER_OURS = """
+### How many times ours they take
+"""
+
+DIFFERS = """
+### What they do otherwise
+"""
+
+POLICY_PRICES = """
+### Prices of policies
+
+No bars: what nobody else has, and options.
+"""
+
+
+def _circumstances(labels: list[str]) -> dict[str, str]:
     names = [f"{name} {metadata.version(name)}" for name in ("anyio", "trio", "uvloop")]
     return {
         "date": f"{datetime.now(UTC):%d %B %Y}".lstrip("0"),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "machine": f"{sys.platform}, {platform.machine()}, {os.cpu_count()} cores",
-        "versions": ", ".join([*names, *(peer.label for peer in about)]),
+        "versions": ", ".join(dict.fromkeys([*names, *labels])),
     }
 
 
@@ -158,9 +194,8 @@ def _figures(rows: dict[str, dict[str, Row]], names: dict[str, str]) -> list[str
     return [across[0], decorated.shown(decorated.overhead), *across[1:], *others]
 
 
-def _missing(about: list[About]) -> list[str]:
-    there = {peer.label for peer in about}
-    gone = [name for name in ADAPTERS if not any(label.startswith(name) for label in there)]
+def _missing(names: Iterable[str], there: list[str]) -> list[str]:
+    gone = [name for name in names if not any(label.startswith(name) for label in there)]
     return [f"\nNot installed, and not measured: {', '.join(gone)}."] if gone else []
 
 

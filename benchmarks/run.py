@@ -1,7 +1,7 @@
-"""Measures the breaker beside a pass-through wrapper and its peers.
+"""Measures the breaker and the policies beside a pass-through wrapper and their peers.
 
 `python -m benchmarks.run` measures everything, under every event loop, and writes benchmarks/results.md; with
-`uv run --group peers` the other breakers are there. `--quick` prints the bars only, under asyncio and trio.
+`uv run --group peers` the other breakers and toolkits are there. `--quick` prints the bars only, under asyncio and trio.
 
 A bar that is missed says so. The exit code is 1 only if some figure is more than twice off its bar: noise stops nothing.
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from . import report
-from .bars import timed_bars, weighed_bars
+from .bars import policies_against_peers, timed_bars, weighed_bars
 from .measure import LOOPS, Measured
 from .processes import joined, measured, older
 from .rows import Row
@@ -24,7 +24,8 @@ SOURCE = Path(__file__).parent.parent / "aiobreaker"
 
 def quick() -> dict[str, list[Row]]:
     """The bars by event loop; those that have to do with none are under the empty name."""
-    by_loop = {loop: timed_bars(measured(loop, 20, PROCESSES)) for loop in ("asyncio", "trio")}
+    found = {loop: measured(loop, 20, PROCESSES) for loop in ("asyncio", "trio")}
+    by_loop = {loop: timed_bars(each) + policies_against_peers(each) for loop, each in found.items()}
     return {**by_loop, "": weighed_bars(5, keys=50_000)}
 
 
@@ -53,9 +54,11 @@ def main() -> int:
         if fingerprint() != before:
             print("the source was changed while it was measured: nothing is written", file=sys.stderr)
             return 1
-        bars = {**{loop: timed_bars(each) for loop, each in found.items()}, "": weighed}
-        RESULTS.write_text(report.page(found, bars))
+        timed = {loop: timed_bars(each) for loop, each in found.items()}
+        beside = {loop: policies_against_peers(each) for loop, each in found.items()}
+        RESULTS.write_text(report.page(found, {**timed, "": weighed}, beside))
         print(f"written: {RESULTS.relative_to(RESULTS.parent.parent)}")
+        bars = {**{loop: timed[loop] + beside[loop] for loop in found}, "": weighed}
     print(report.verdicts(bars))
     return int(any(row.gross for rows in bars.values() for row in rows))
 

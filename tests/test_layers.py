@@ -14,7 +14,7 @@ FLOORS = [
     ["errors", "locking"],
     ["loops"],
     ["events"],
-    ["hub", "settings", "fallbacks", "lint", "deadlines", "budget", "attempts"],
+    ["hub", "settings", "fallbacks", "lint", "deadlines", "budget", "attempts", "begun"],
     ["lines", "policy", "flights"],
     ["gate"],
     ["waiting"],

@@ -45,7 +45,10 @@ class TimedOut(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedged(Event):
-    """Attempt number `attempt` (from 2) was started because the others took longer than `delay` seconds."""
+    """Attempt number `attempt` (from 2) was started because the others took longer than `delay` seconds.
+
+    With a delay of 0 it may also be that one of them had failed with an error after which the next is started at once.
+    """
 
     attempt: int
     delay: float
