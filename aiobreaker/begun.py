@@ -1,4 +1,4 @@
-"""Coroutines that are begun by hand, `coroutine.send(None)`, to see whether they have to wait; and how they go on.
+"""Coroutines that are begun by hand, `coroutine.send(None)`, to see whether they have to wait; how they go on; one that ended.
 
 Law: the task, the context and the cancel scopes are those of whoever begins it and awaits the rest. Between the two nothing is
 awaited, and whoever has entered a scope in between has left it, as scopes must nest.
@@ -6,7 +6,7 @@ awaited, and whoever has entered a scope in between has left it, as scopes must 
 
 from collections.abc import Awaitable, Coroutine, Generator
 from types import CoroutineType, coroutine
-from typing import Any, Never
+from typing import Any, Never, cast
 
 
 def beginning(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
@@ -44,3 +44,14 @@ def rest(begun: Coroutine[Any, Any, Any], waits_for: object) -> Generator[Any, A
             return answer.value
         finally:
             del thrown
+
+
+@coroutine
+def _nothing() -> Generator[None]:
+    return
+    yield
+
+
+ENDED = cast("Coroutine[Any, Any, None]", _nothing())
+"""To be awaited, as often as wanted, in place of a coroutine that has nothing to wait for: it takes no frame."""
+next(iter(cast("Any", ENDED)), None)  # what has ended ends at once, ever again

@@ -4,12 +4,14 @@ Law: a scope is the only place where a deadline is kept. So it holds for everyth
 backends, and no context variable can be lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from sys import modules
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+
+from .begun import ENDED
 
 if TYPE_CHECKING:  # anyio loads its parts when they are first used
     import anyio.lowlevel  # noqa: TC004
@@ -101,12 +103,13 @@ class TimeLimit:
         self._scope.__enter__()
         return self
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         assert self._scope is not None
         if self._scope.__exit__(kind, error, traceback) and error is not None:  # trio swallows nothing too
             raise self._expired() from None
+        return ENDED
 
     def remaining(self) -> float:
         """Seconds until the block must end, by its own limit or by the nearest deadline around the caller; 0 if it is over."""

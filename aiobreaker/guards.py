@@ -8,11 +8,12 @@ CPython does not switch threads, so none of them loses a count.
 
 import inspect
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
-from types import TracebackType, coroutine
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
+from .begun import ENDED
 from .core import checks
 from .core.eras import Permit
 from .core.outcomes import Outcome
@@ -244,17 +245,6 @@ class _Decided(Permit):
         self.verdict = verdict
 
 
-@coroutine
-def _nothing() -> Generator[None]:
-    return
-    yield
-
-
-_DONE = cast("Coroutine[Any, Any, None]", _nothing())
-"""To be awaited, as often as wanted, in place of a coroutine that has nothing to wait for: it takes no frame."""
-next(iter(cast("Any", _DONE)), None)  # what has ended ends at once, ever again
-
-
 class Guard:
     """A guarded block: `async with breaker.guard() as call: ...`. Its end is a success, an exception is judged.
 
@@ -306,9 +296,9 @@ class Guard:
             n = era.n + 1
             if n < era.horizon and now < era.roll_at and now - self._began < era.slow_after:
                 era.n = n
-                return _DONE
+                return ENDED
         self._settle(era, error)
-        return _DONE
+        return ENDED
 
     def _settle(self, era: Any, error: BaseException | None) -> None:
         if isinstance(era, _Decided):

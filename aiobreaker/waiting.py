@@ -11,6 +11,7 @@ import anyio
 
 from .core.eras import HalfOpen, Permit, Refusal, State
 from .core.outcomes import Outcome
+from .deadlines import remaining
 from .errors import CircuitOpenError
 from .gate import Gate, Refused
 
@@ -61,10 +62,12 @@ async def _turn_away(gate: Gate, refused: Refused) -> CircuitOpenError:
 
 
 def _too_far(gate: Gate, max_wait: float) -> bool:
-    """Whether waiting must be in vain, because a circuit stays open for longer."""
+    """Whether waiting must be in vain, because a circuit stays open for longer, or past the deadline of whoever waits."""
     for each in (gate, *gate.above):
-        if each.circuit.era.state is State.OPEN and each.circuit.next_change() - each.clock() > max_wait:
-            return True
+        if each.circuit.era.state is State.OPEN:
+            wait = each.circuit.next_change() - each.clock()
+            if wait > max_wait or 0 < wait >= remaining():
+                return True
     return False
 
 

@@ -14,7 +14,7 @@ from .state_diagram import PAGE, page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = (ROOT / "docs" / "guide.md").read_text()
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("guide.md", "toolkit.md")}
 
 
 def blocks(text: str) -> list[str]:
@@ -39,10 +39,11 @@ def test_the_readmes_other_examples_run(number: int, backend: str) -> None:
     run(blocks(README)[number], backend, {})
 
 
+@pytest.mark.parametrize("guide", PAGES)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_guides_examples_run(backend: str) -> None:
-    beginning, *examples = blocks(GUIDE)
-    assert len(examples) >= 6
+def test_the_guides_examples_run(guide: str, backend: str) -> None:
+    beginning, *examples = blocks(PAGES[guide])
+    assert len(examples) >= 4
     for example in examples:
         names: dict[str, object] = {}
         exec(beginning, names)

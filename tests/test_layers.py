@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "aiobreaker"
 
 FLOORS = [
     ["core"],
-    ["errors", "locking"],
+    ["errors", "locking", "begun"],
     ["loops"],
     ["events"],
-    ["hub", "settings", "fallbacks", "lint", "deadlines", "budget", "attempts", "begun"],
+    ["hub", "settings", "fallbacks", "lint", "deadlines", "budget", "attempts"],
     ["lines", "policy", "flights"],
     ["gate"],
     ["waiting"],
@@ -27,7 +27,7 @@ FLOORS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions", "tallies", "eras", "transitions"]
-CORE_ORDER += ["control", "circuit"]
+CORE_ORDER += ["control", "circuit", "budgets", "backoff", "quantiles", "limits", "throttling", "rates", "entries"]
 IMPURE = {"anyio", "asyncio", "trio", "time", "datetime", "random", "logging", "threading", "os"}
 THIRD_PARTY = {"anyio"}
 

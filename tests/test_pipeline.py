@@ -125,7 +125,7 @@ async def test_a_pipeline_with_a_call_of_its_own_is_not_laid_open() -> None:
     assert counting.calls == 4
 
 
-@pytest.mark.parametrize("other", [5, None, "retry", price, Stage, object()], ids=repr)
+@pytest.mark.parametrize("other", [5, None, "retry", price, Stage, object()], ids=lambda other: type(other).__name__)
 def test_only_policies_can_be_joined(other: Any) -> None:
     (a,), _ = stages("a")
     for policy in (a, a | a, CircuitBreaker("joined")):

@@ -209,9 +209,14 @@ async def test_a_cancelled_waiter_holds_up_neither_its_line_nor_another_childs(c
     served: list[str] = []
 
     async def caller(key: str, patience: float) -> None:
-        with anyio.move_on_after(patience):
+        with anyio.CancelScope() as scope:  # no deadline, which would refuse it at once
+            tasks.start_soon(lose_patience, scope, patience)
             async with registry[key].guard(max_wait=inf):
                 served.append(key)
+
+    async def lose_patience(scope: anyio.CancelScope, patience: float) -> None:
+        await anyio.sleep(patience)
+        scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         for key, patience in (("x", 1), ("x", 100), ("y", 2), ("y", 100), ("x", 3)):
