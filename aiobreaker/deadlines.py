@@ -6,7 +6,7 @@ backends, and no context variable can be lost.
 
 from collections.abc import Callable, Coroutine
 from sys import modules
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -24,19 +24,27 @@ def remaining() -> float:
     cannot be seen.
     """
     loop = _running_loop()
-    if loop is None or _current_task(loop) is None:  # trio runs, perhaps as a guest of asyncio
+    if loop is None:  # trio runs
+        trio = _trio or _learn_trio()
+        left: float = trio.current_effective_deadline() - trio.current_time()
+        return left if left > 0.0 else 0.0
+    if _current_task(loop) is None:  # as a guest of asyncio
         return max(0.0, anyio.current_effective_deadline() - anyio.current_time())
     now: float = loop.time()
     return max(0.0, _effective_deadline() - now)
 
 
 def scope_after(seconds: float) -> anyio.CancelScope:
-    """What `anyio.move_on_after` makes, here and in `remaining` by a shorter way under asyncio.
+    """What `anyio.move_on_after` makes, here and in `remaining` by a shorter way.
 
     anyio asks several times which event loop runs, and every guarded call would pay for it.
     """
     loop = _running_loop()
-    if loop is None or _current_task(loop) is None:
+    if loop is None:
+        trio = _trio or _learn_trio()
+        made: anyio.CancelScope = trio.create_cancel_scope(deadline=trio.current_time() + seconds)
+        return made
+    if _current_task(loop) is None:
         return anyio.move_on_after(seconds)
     deadline = loop.time() + seconds
     scope = _new(_kind, deadline=deadline)  # what _kind(deadline=deadline) does, in less time
@@ -54,6 +62,13 @@ def _first_running_loop() -> Any:
     _current_task = current_task
     _running_loop = _get_running_loop  # last: other threads may come in between
     return _running_loop()
+
+
+def _learn_trio() -> Any:
+    """What is anyio's where no loop of asyncio runs; if it hides that some day, its public functions."""
+    global _trio  # noqa: PLW0603 - as above
+    _trio = getattr(anyio.lowlevel.current_token(), "backend_class", _PUBLIC)
+    return _trio
 
 
 def _learn() -> None:
@@ -75,6 +90,13 @@ def _first_effective_deadline() -> float:
     return _effective_deadline()
 
 
+_PUBLIC = SimpleNamespace(
+    current_effective_deadline=anyio.current_effective_deadline,
+    current_time=anyio.current_time,
+    create_cancel_scope=anyio.CancelScope,
+)
+
+_trio: Any = None
 _running_loop: Callable[[], Any] = _first_running_loop
 _current_task: Callable[[Any], object]
 _kind: Any = None

@@ -301,3 +301,16 @@ async def test_a_handle_on_a_block_works_in_other_tasks() -> None:
         tasks.start_soon(elsewhere, block.remaining)
         await anyio.sleep(1)
     assert left == [pytest.approx(3)]
+
+
+def test_an_anyio_that_hides_its_backend_is_used_by_its_public_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadlines, "_trio", deadlines._PUBLIC)
+
+    async def main() -> None:
+        assert deadlines.remaining() == inf
+        with deadlines.scope_after(5) as scope:
+            assert 0 < deadlines.remaining() <= 5
+            await anyio.sleep(10)
+        assert scope.cancelled_caught
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -15,9 +15,9 @@ from weakref import WeakSet
 
 import anyio
 
+from ..begun import ENDED
 from ..core import checks
 from ..errors import BulkheadFullError
-from ..begun import ENDED
 from ..lines import Line
 from ..policy import Function, NamedPolicy
 from .events import GuardRefused

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
 import anyio
 
+from ..begun import ENDED
 from ..core import checks
 from ..core.rates import Meter, Meters, Rate
 from ..errors import RateLimitedError
-from ..begun import ENDED
 from ..lines import Line
 from ..locking import LOCK
 from ..policy import Function, NamedPolicy, target
