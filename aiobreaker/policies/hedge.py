@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from math import inf
+from sys import modules
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
@@ -330,7 +331,7 @@ class _Race:
             return
         call_later = getattr(anyio.lowlevel.current_token().native_token, "call_later", None)
         if call_later is not None:  # far cheaper than a task that sleeps
-            self._timer = call_later(self._delay, self._tasks.start_soon, self._extra, context=self._context)
+            self._timer = call_later(self._delay, self._start_extra, context=self._context)
             return
         self._due = anyio.current_time() + self._delay
         if not self._pacing:
@@ -344,6 +345,16 @@ class _Race:
                 await stopped.wait()
         self._pacing = False
         await self._extra()
+
+    def _start_extra(self) -> None:
+        """Called by a timer of asyncio, outside of any task: there sniffio, if anyio asks it, has to be told what runs."""
+        sniffio: Any = modules.get("sniffio")
+        token = None if sniffio is None else sniffio.current_async_library_cvar.set("asyncio")
+        try:
+            self._tasks.start_soon(self._extra)
+        finally:
+            if token is not None:
+                sniffio.current_async_library_cvar.reset(token)
 
     async def _extra(self) -> None:
         await self._attempt(self._claim(self._delay))
