@@ -39,6 +39,9 @@ class RetryBudget:
     is never in favour of extra calls. A call that is exactly `window` seconds old does not count. Any thread and event loop may
     use it.
 
+    Each policy counts the calls that come to it. Where two with the same budget stand around one another (a `Retry` outside of
+    a `Hedge`), a call counts twice, and a little more than twice the ratio is allowed.
+
     Args:
         ratio: how many extra calls each first call allows, a fraction from 0 to 1.
         minimum_per_second: how many extra calls per second are allowed in any case, so that a client with few calls can retry.

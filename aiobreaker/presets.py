@@ -10,6 +10,7 @@ from typing import Never
 
 from .breaker import CircuitBreaker
 from .budget import RetryBudget
+from .core import checks
 from .core.conditions import ConsecutiveFailures, FailureRate, SlowCallRate
 from .core.outcomes import ErrorRule
 from .core.schedules import Exponential
@@ -17,7 +18,7 @@ from .core.windows import LastCalls, LastSeconds
 from .policies.bulkhead import Bulkhead
 from .policies.deadline import Deadline
 from .policies.rate_limit import RateLimit
-from .policies.retry import Retry
+from .policies.retry import Retry, check_retried_errors
 from .policies.timeout import Timeout
 from .policy import Pipeline
 
@@ -75,6 +76,8 @@ def database(name: str, *, connections: int = 20, on: ErrorRule = _OUTAGES, cloc
       for at most 60 s. Then one query decides: a database that comes back must not be met by a crowd.
     * Timeout 5 s: longer queries belong elsewhere; shorter than the breaker stays open.
     """
+    checks.count("connections", connections)
+    check_retried_errors(on)
     trip = ConsecutiveFailures(5) | SlowCallRate(0.5, slower_than=1.0, window=LastCalls(100), minimum_calls=20)
     return Pipeline(
         Bulkhead(connections, max_waiters=10 * connections, max_wait=2, name=f"{name}: bulkhead", clock=clock),
@@ -99,6 +102,8 @@ def queue_consumer(
       for the trial and still be handled in time.
     * Timeout of a tenth of the visibility per attempt: five of them open the breaker, and a trial still follows in time.
     """
+    checks.seconds("visibility", visibility)
+    check_retried_errors(on)
     return Pipeline(
         Deadline(0.9 * visibility, name=f"{name}: deadline", clock=clock),
         Retry(
@@ -123,6 +128,7 @@ def language_model(name: str, *, per_minute: int = 60, on: ErrorRule = _OUTAGES,
       decides it.
     * Timeout 120 s per attempt: two of them, and two waits for the rate, fill the deadline.
     """
+    checks.count("per_minute", per_minute)
     return Pipeline(
         Deadline(300, name=f"{name}: deadline", clock=clock),
         Retry(on, attempts=2, backoff=Exponential(1, maximum=10), name=f"{name}: retry", clock=clock),

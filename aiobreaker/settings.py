@@ -135,7 +135,7 @@ def hinted_delay(value: object, wall_clock: float) -> float | None:
 
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - wall_clock
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):

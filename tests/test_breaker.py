@@ -213,6 +213,7 @@ async def test_results_can_be_failures() -> None:
         (-1, None),
         (float("nan"), None),
         (float("inf"), None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         (True, None),
         (None, None),
     ],

@@ -63,11 +63,12 @@ class Allowance:
         """Count an extra call, if one is allowed."""
         if not self.balance(now):
             return False
-        if not self._slices or now >= self._slices[-1].start + self._window.width:
-            self._slices.append(_Slice(now, now, 0))
-        newest = self._slices[-1]
-        newest.end = now
-        newest.extra_calls += 1
+        newest = self._slices[-1] if self._slices else None
+        if newest is None or now >= newest.start + self._window.width:
+            self._slices.append(_Slice(now, now, 1))
+        else:
+            newest.end = now
+            newest.extra_calls += 1
         self._extra_calls += 1
         return True
 

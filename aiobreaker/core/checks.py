@@ -7,9 +7,13 @@ def number(argument: str, value: object, allowed: str) -> float:
     """The value as a float; TypeError for what is no number (a bool is none), ValueError for NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be {allowed}, not {value!r}")
-    if isnan(value):
+    try:
+        real = float(value)
+    except OverflowError:
+        raise ValueError(f"{argument} must be {allowed}, not a whole number of {int(value).bit_length()} bits") from None
+    if isnan(real):
         raise ValueError(f"{argument} must be {allowed}, not {value!r}")
-    return float(value)
+    return real
 
 
 def seconds(argument: str, value: object) -> float:

@@ -13,7 +13,7 @@ class Fixed:
     duration: float
 
     def __post_init__(self) -> None:
-        checks.seconds("open_for", self.duration)
+        checks.seconds("duration", self.duration)
 
     def seconds(self, attempt: int) -> float:
         """The open time of opening number `attempt`, counted from 0."""

@@ -109,12 +109,15 @@ class AdaptiveLimit(NamedPolicy[Never]):
         self._judge = Judge(failure_on, RefusedError, failure_if)
         self._line = Line(max_waiters)
         self._max_wait = checks.wait("max_wait", max_wait)
+        if 0 < self._max_wait < inf and not max_waiters:
+            raise ValueError(f"max_waiters must be 1 or more if callers may wait for {max_wait!r} s (max_wait), not 0")
         self._meter = Meter(algorithm, random)
         self._refused = 0
         _LIMITS.add(self)
 
     # From reading `running` to writing it nothing is called: there CPython does not switch threads. The same holds for what is
-    # written in a window. A call leaves the meter that it entered.
+    # written in a window. A call leaves the meter that it entered. No place depends on the clock, which may raise: it is read
+    # before a place is taken and after it has been given back.
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function and await what it returns, once there is a place.
@@ -123,20 +126,20 @@ class AdaptiveLimit(NamedPolicy[Never]):
             LimitReachedError: there was none; the function did not run.
         """
         meter, line, clock = self._meter, self._line, self._clock
+        began = clock()
         if not line.waiting and (running := meter.running + 1) <= meter.limit:
             meter.running = running
         else:
-            meter, running = await self._enter()
-        began = clock()
+            meter, running, began = await self._enter()
         try:
             result = await (fn(*args, **kwargs) if kwargs else fn(*args))  # type: ignore[call-arg]
         except BaseException as error:
             self._broke(meter, began, running, error)
             raise
-        now = clock()
         meter.running -= 1
         if line.waiting:
             line.move()
+        now = clock()
         window = meter.window
         if now < window.until and self._judge.failure_if is None:
             window.timed += 1
@@ -152,20 +155,20 @@ class AdaptiveLimit(NamedPolicy[Never]):
 
         async def limited(*args: Any, **kwargs: Any) -> Any:
             meter = self._meter
+            began = clock()
             if not line.waiting and (running := meter.running + 1) <= meter.limit:
                 meter.running = running
             else:
-                meter, running = await self._enter()
-            began = clock()
+                meter, running, began = await self._enter()
             try:
                 result = await (fn(*args, **kwargs) if kwargs else fn(*args))
             except BaseException as error:
                 self._broke(meter, began, running, error)
                 raise
-            now = clock()
             meter.running -= 1
             if line.waiting:
                 line.move()
+            now = clock()
             window = meter.window
             if plain and now < window.until:
                 window.timed += 1
@@ -188,14 +191,18 @@ class AdaptiveLimit(NamedPolicy[Never]):
 
     # -- off the fast path
 
-    async def _enter(self) -> tuple[Meter, int]:
-        """Take a place now or when there is one; the answer is where, and how many run. Or raise LimitReachedError."""
+    async def _enter(self) -> tuple[Meter, int, float]:
+        """Take a place now or when there is one; the answer is where, how many run, and when. Or raise LimitReachedError."""
         if self._line.present() or self._take_place():
             why = await self._line.wait(self._take_place, self._max_wait)
             if why is not None:
                 raise await self._refusal(why)
         meter = self._meter
-        return meter, meter.running
+        try:
+            return meter, meter.running, self._clock()
+        except BaseException:
+            self._leave(meter)
+            raise
 
     def _take_place(self) -> float:
         """As a line asks for it: 0 if there was a place, else for how long there is none, which nobody knows."""
@@ -296,14 +303,14 @@ class LimitedBlock:
         self._used = True
         limit = self._limit
         meter = limit._meter
+        clock = limit._clock
+        self._began = clock()
         if not limit._line.waiting and (running := meter.running + 1) <= meter.limit:
             meter.running = running
         else:
-            meter, running = await limit._enter()
+            meter, running, self._began = await limit._enter()
         self._meter = meter
         self._running = running
-        clock = limit._clock
-        self._began = clock()
         return self
 
     def __aexit__(
@@ -315,11 +322,11 @@ class LimitedBlock:
         if error is not None or self._verdict is not None:
             self._settle(meter, error)
             return ENDED
-        clock = limit._clock
-        now = clock()
         meter.running -= 1
         if limit._line.waiting:
             limit._line.move()
+        clock = limit._clock
+        now = clock()
         window = meter.window
         if now < window.until:
             window.timed += 1

@@ -53,7 +53,8 @@ class Fallback(NamedPolicy[F_co]):
     * anything that cannot be called: a value. It always answers, so it comes last. A class can be called: it is a function.
 
     Where no source has an answer, the original error is raised, as itself; if a source has failed in the meantime, that error
-    is its `__context__`. Sources are not guarded by what stands inside. Cancellation is never answered.
+    is its `__context__`. Sources are not guarded by what stands inside. Cancellation is never answered. An
+    exception group is not opened: it is answered only if `on` names its type.
 
     Args:
         sources: what is asked, one or more.

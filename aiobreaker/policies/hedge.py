@@ -48,6 +48,7 @@ class HedgeSnapshot:
     infinity: never.
     """
 
+    name: str
     calls: int
     hedged: int
     wins: tuple[int, ...]
@@ -191,6 +192,7 @@ class Hedge(NamedPolicy[Never]):
     def snapshot(self) -> HedgeSnapshot:
         """One look at it, as a value that does not change."""
         return HedgeSnapshot(
+            name=self.name,
             calls=self._calls,
             hedged=self._hedged,
             wins=tuple(self._wins),
@@ -348,13 +350,13 @@ class _Race:
 
     def _start_extra(self) -> None:
         """Called by a timer of asyncio, outside of any task: there sniffio, if anyio asks it, has to be told what runs."""
-        sniffio: Any = modules.get("sniffio")
-        token = None if sniffio is None else sniffio.current_async_library_cvar.set("asyncio")
+        library = getattr(modules.get("sniffio"), "current_async_library_cvar", None)
+        token = None if library is None else library.set("asyncio")
         try:
             self._tasks.start_soon(self._extra)
         finally:
-            if token is not None:
-                sniffio.current_async_library_cvar.reset(token)
+            if library is not None:
+                library.reset(token)
 
     async def _extra(self) -> None:
         await self._attempt(self._claim(self._delay))

@@ -4,6 +4,7 @@ Law: no attempt runs while an error is handled, so an error that is raised in th
 there is another attempt is decided in one synchronous step, before the wait.
 """
 
+import inspect
 import random as _random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -41,6 +42,7 @@ class RetrySnapshot:
     by what ended them. Neither counts calls that ended with an error that is not retried.
     """
 
+    name: str
     calls: int
     retries: int
     recovered: int
@@ -133,12 +135,14 @@ class Retry(NamedPolicy[Never]):
         for argument, function in (("retry_if", retry_if), ("retry_after", retry_after)):
             if function is not None and not callable(function):
                 raise TypeError(f"{argument} must be a function or None, not {function!r}")
+            check_is_not_async(argument, function)
         if not callable(random):
             raise TypeError(f"random must be a function without arguments that returns a number, not {random!r}")
         if not isinstance(wait_when_refused, bool):
             raise TypeError(f"wait_when_refused must be True or False, not {wait_when_refused!r}")
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None, not {budget!r}")
+        check_retried_errors(on, refusals=wait_when_refused)
         always, never = ((RefusedError,), ()) if wait_when_refused else ((), (RefusedError,))
         self._retryable = Retryable(on, always=always, never=never)
         self._attempts = inf if attempts == inf else checks.count("attempts", attempts)
@@ -208,11 +212,34 @@ class Retry(NamedPolicy[Never]):
     def snapshot(self) -> RetrySnapshot:
         """One look at it, as a value that does not change."""
         return RetrySnapshot(
+            name=self.name,
             calls=self._calls,
             retries=self._retries,
             recovered=self._recovered,
             gave_up=MappingProxyType(dict(self._gave_up)),
         )
+
+
+def check_retried_errors(on: ErrorRule, *, refusals: bool = False) -> None:
+    """That `on` is a rule, and names something that is retried (ValueError): otherwise it would silently do nothing."""
+    Retryable(on)
+    check_is_not_async("on", on)
+    types = on if isinstance(on, tuple) else (on,)
+    kinds = [each for each in types if isinstance(each, type)]
+    if refusals or len(kinds) < len(types):
+        return
+    never = (RefusedError, BaseExceptionGroup)
+    if not any(each is BaseException or (issubclass(each, Exception) and not issubclass(each, never)) for each in kinds):
+        raise ValueError(
+            f"on must be exception types or a function of the exception, not {on!r}: nothing of that is ever retried "
+            "(refusals are with wait_when_refused=True, exception groups by the errors in them)"
+        )
+
+
+def check_is_not_async(argument: str, function: object) -> None:
+    """TypeError for an async function: its answer, a coroutine, would always count as true."""
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{argument} must not be an async function, and {function!r} is one")
 
 
 # -- decorators: the plain one has the least to do, the other can do everything

@@ -639,6 +639,7 @@ def test_traits() -> None:
         ({"max_waiters": -1}, ValueError, "max_waiters must be"),
         ({"max_wait": nan}, ValueError, "max_wait must be"),
         ({"max_wait": -1}, ValueError, "max_wait must be"),
+        ({"max_wait": 2.0}, ValueError, "max_waiters must be 1 or more if callers may wait for 2.0 s"),
         ({"failure_on": "TimeoutError"}, TypeError, "failure_on must be exception types or a function"),
         ({"failure_if": 5}, TypeError, "failure_if must be a function of the result, not 5"),
         ({"name": ""}, ValueError, "name must not be empty"),

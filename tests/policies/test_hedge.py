@@ -592,7 +592,7 @@ async def test_events_and_snapshot(clock: Clock) -> None:
     await hedge.call(Backend((1.5, "first"), (9, "second")))
     with pytest.raises(OSError):
         await hedge.call(Backend((1.5, OSError())))
-    assert hedge.snapshot() == HedgeSnapshot(calls=5, hedged=3, wins=(1, 0, 1), unaffordable=0, delay=1.0)
+    assert hedge.snapshot() == HedgeSnapshot(name="quotes", calls=5, hedged=3, wins=(1, 0, 1), unaffordable=0, delay=1.0)
     assert len(events) == 3
 
 
@@ -642,7 +642,7 @@ def test_one_hedge_serves_several_loops_and_both_backends() -> None:
     for _ in range(2):
         virtually("asyncio", use)
         virtually("trio", use)
-    assert hedge.snapshot() == HedgeSnapshot(calls=4, hedged=4, wins=(0, 4), unaffordable=0, delay=1.0)
+    assert hedge.snapshot() == HedgeSnapshot(name="hedge", calls=4, hedged=4, wins=(0, 4), unaffordable=0, delay=1.0)
 
 
 def virtually(backend: str, use: Callable[[], Coroutine[Any, Any, None]]) -> None:
