@@ -1,8 +1,9 @@
 """Mutation testing: every small change to the core and the breaker must make a test fail, or have a reason why it cannot.
 
-    uv run --isolated --group mutation python -m tests.mutation [core] [breaker]
+    uv run --isolated --group mutation python -m tests.mutation [core] [toolkit] [breaker]
 
-It works in a copy of the project, and writes the results into docs/mutation.md, where each survivor keeps its reason.
+It works in a copy of the project, and writes the results into docs/mutation.md, where each survivor keeps its reason, and the
+parts that are not run keep their results.
 """
 
 import ast
@@ -39,9 +40,12 @@ settings.load_profile("mutation")
 
 CORE_TESTS = ["tests/core", "--ignore=tests/core/test_explorer.py"]  # half a minute for each that survives; see the page
 FACE = ("edges_breaker", "breaker", "events", "fallback", "guards", "streams", "settings")
-PARTS = {
-    "core": ("aiobreaker/core/*.py", CORE_TESTS),
-    "breaker": ("aiobreaker/breaker.py", [f"tests/test_{name}.py" for name in FACE]),
+TOOLKIT = ("backoff", "budgets", "entries", "limits", "quantiles", "rates", "throttling")
+CORE = sorted({file.stem for file in (PROJECT / "aiobreaker" / "core").glob("*.py")} - set(TOOLKIT))
+PARTS = {  # files, and the tests that must kill their mutants
+    "core": ([f"aiobreaker/core/{name}.py" for name in CORE], CORE_TESTS),
+    "toolkit": ([f"aiobreaker/core/{name}.py" for name in TOOLKIT], [f"tests/core/test_{name}.py" for name in TOOLKIT]),
+    "breaker": (["aiobreaker/breaker.py"], [f"tests/test_{name}.py" for name in FACE]),
 }
 
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
@@ -81,7 +85,7 @@ def copy_project(part: str) -> Path:
     with (copy / "tests" / "conftest.py").open("a") as conftest:
         conftest.write(PROFILE)
     mutate, tests = PARTS[part]
-    own = f"only_mutate = {json.dumps([mutate])}\npytest_add_cli_args_test_selection = {json.dumps(tests)}\n"
+    own = f"only_mutate = {json.dumps(mutate)}\npytest_add_cli_args_test_selection = {json.dumps(tests)}\n"
     settings = (PROJECT / "pyproject.toml").read_text()
     (copy / "pyproject.toml").write_text(settings.replace("[tool.mutmut]\n", "[tool.mutmut]\n" + own))
     return copy
@@ -104,7 +108,8 @@ def undecorated(source: str) -> str:
 def run(part: str) -> list[Report]:
     copy = copy_project(part)
     subprocess.run([*MUTMUT, "run", "--max-children", "1"], cwd=copy, check=True)
-    return [report(copy, each) for each in sorted((copy / "mutants").rglob("*.py.meta"))]
+    reports = [report(copy, each) for each in (copy / "mutants").rglob("*.py.meta")]
+    return [each for each in reports if each.mutants]
 
 
 def report(copy: Path, meta: Path) -> Report:
@@ -130,10 +135,20 @@ def difference(copy: Path, mutant: str) -> str:
     return "\n".join(f"{line[0]} {line[1:].strip()}" for line in changed)
 
 
-def known_reasons(page: str) -> dict[tuple[str, str], str]:
-    """The reasons that stand on the page, by function and difference."""
-    blocks = re.findall(r"^`([^`\n]+)`\n\n```diff\n(.*?)\n```\n\n(.*?)\n(?=\n|\Z)", page, re.MULTILINE | re.DOTALL)
-    return {(function, diff): reason for function, diff, reason in blocks}
+def told(page: str) -> list[tuple[str, str, str]]:
+    """The survivors on a page, or a part of one: function, difference, reason."""
+    return re.findall(r"^`([^`\n]+)`\n\n```diff\n(.*?)\n```\n\n(.*?)\n(?=\n|\Z)", page, re.MULTILINE | re.DOTALL)
+
+
+def earlier_reports(page: str) -> list[Report]:
+    """The results that stand on the page."""
+    reports = []
+    for file, *counts in re.findall(r"^\| (\S+\.py) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE):
+        _, killed, timed_out, survived = map(int, counts)
+        ends = Counter({KILLED: killed - timed_out, TIMED_OUT: timed_out, SURVIVED: survived})
+        survivors = told(page.partition(f"\n### {file}\n")[2].partition("\n### ")[0])
+        reports.append(Report(file, ends, [(function, diff) for function, diff, _ in survivors]))
+    return reports
 
 
 def result(reports: list[Report], reasons: dict[tuple[str, str], str]) -> str:
@@ -142,9 +157,8 @@ def result(reports: list[Report], reasons: dict[tuple[str, str], str]) -> str:
     for each in reports:
         total.ends += each.ends
     for each in [*reports, total]:
-        if each.mutants:
-            counts = f"{each.mutants} | {each.killed} | {each.ends[TIMED_OUT]} | {each.ends[SURVIVED]}"
-            rows.append(f"| {each.file} | {counts} | {each.killed / each.mutants:.1%} |")
+        counts = f"{each.mutants} | {each.killed} | {each.ends[TIMED_OUT]} | {each.ends[SURVIVED]}"
+        rows.append(f"| {each.file} | {counts} | {each.killed / each.mutants:.1%} |")
     text = "\n".join(rows) + "\n"
     for each in reports:
         if each.survivors:
@@ -156,11 +170,12 @@ def result(reports: list[Report], reasons: dict[tuple[str, str], str]) -> str:
 
 
 def main(parts: list[str]) -> int:
-    reports = [each for part in parts or PARTS for each in run(part)]
+    fresh = [each for part in parts or PARTS for each in run(part)]
     page = PAGE.read_text()
-    text = result(reports, known_reasons(page))
-    if not parts:
-        PAGE.write_text(page.partition(RESULT)[0] + RESULT + "\n" + text)
+    known = {each.file: each for each in [*earlier_reports(page), *fresh]}
+    reports = [known[file] for files, _ in PARTS.values() for file in files if file in known]
+    text = result(reports, {(function, diff): reason for function, diff, reason in told(page)})
+    PAGE.write_text(page.partition(RESULT)[0] + RESULT + "\n" + text)
     sys.stdout.write(text)
     killed, mutants = sum(each.killed for each in reports), sum(each.mutants for each in reports)
     return 0 if killed >= LEAST_KILLED * mutants and NO_REASON not in text else 1

@@ -1,6 +1,7 @@
 """When to try again: which errors, after how long, and what stands against it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
 from itertools import chain, islice, repeat
 from math import inf, nan
 from typing import Any
@@ -137,6 +138,13 @@ def test_decorrelated_draws_from_the_first_to_three_times_the_last() -> None:
     assert delays(Decorrelated(1, maximum=20), [0.5, 0.0, 1.0, 1.0, 1.0, 1.0]) == [2, 1, 3, 9, 20, 20]
 
 
+def test_decorrelated_is_at_most_half_a_minute_by_default() -> None:
+    decorrelated = Decorrelated(30)
+    assert decorrelated.maximum == 30.0
+    with pytest.raises(FrozenInstanceError):
+        decorrelated.maximum = 40.0  # type: ignore[misc]
+
+
 @given(
     st.floats(0.001, 10),
     st.floats(1, 100),
@@ -237,3 +245,13 @@ def test_what_time_has_against_it(delay: float, elapsed: float, total_time: floa
     found = obstacle(delay=delay, elapsed=elapsed, total_time=total_time, left=left)
     assert found == expected
     assert found is None or found in REASONS
+
+
+def test_what_ends_the_attempts_in_words() -> None:
+    assert REASONS == {
+        "attempts": "as many attempts were made as are allowed",
+        "backoff": "the back-off has come to its end",
+        "total_time": "the next attempt would begin after the total time",
+        "deadline": "the next attempt would begin past the deadline",
+        "budget": "the retry budget is used up",
+    }

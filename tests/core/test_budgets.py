@@ -135,6 +135,13 @@ def test_first_calls_leave_before_their_time_and_extra_calls_after_it_by_less_th
     assert allowance.counts(10.9) == (0, 0)
 
 
+def test_an_extra_call_a_tenth_of_the_window_later_stands_in_a_slice_of_its_own() -> None:
+    allowance = Allowance(0, 0.2, WINDOW)
+    assert allowance.withdraw(0.0)
+    assert allowance.withdraw(1.0)
+    assert [allowance.counts(now)[1] for now in (9.999, 10.0, 10.999, 11.0)] == [2, 1, 1, 0]
+
+
 def test_memory_does_not_grow_with_the_calls() -> None:
     allowance = Allowance(1.0, 1.0, WINDOW)
     for tick in range(5000):
@@ -149,6 +156,7 @@ def test_memory_does_not_grow_with_the_calls() -> None:
     ("values", "error", "message"),
     [
         ((-0.1, 1, 10), ValueError, "ratio must be a fraction from 0 to 1, not -0.1"),
+        ((1.001, 1, 10), ValueError, "ratio must be a fraction from 0 to 1, not 1.001"),
         ((20, 1, 10), ValueError, "ratio must be a fraction from 0 to 1, not 20"),
         ((nan, 1, 10), ValueError, "ratio must be a fraction from 0 to 1, not nan"),
         ((True, 1, 10), TypeError, "ratio must be a fraction from 0 to 1, not True"),

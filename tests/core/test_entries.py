@@ -74,6 +74,32 @@ def test_an_entry_serves_from_when_it_was_kept_to_its_last_time(now: float, serv
     assert entry.serves_stale(now) is serves
 
 
+def test_an_entry_is_kept_as_it_was_given_and_has_not_been_used() -> None:
+    entry = Entry("key", "result", 5.0)
+    assert (entry.key, entry.result, entry.since, entry.used) == ("key", "result", 5.0, 0)
+
+
+def test_what_has_never_been_used_goes_before_what_has() -> None:
+    entries = Entries(4)
+    kept = {key: Entry(key, None, 0.0) for key in "abcd"}
+    entries.by_key.update(kept)
+    entries.use(kept["b"])
+    entries.use(kept["a"])
+    found = [entries.oldest() for _ in range(4)]
+    assert {id(entry) for entry in found[:2]} == {id(kept["c"]), id(kept["d"])}
+    assert found[2:] == [kept["b"], kept["a"]]
+
+
+def test_uses_are_numbered_and_those_that_were_no_hits_are_counted() -> None:
+    entries = Entries(7)
+    assert (entries.max_size, entries.n, entries.other_uses) == (7, 0, 0)
+    first, second = Entry("a", None, 0.0), Entry("b", None, 0.0)
+    entries.use(first)
+    entries.n = first.used = entries.n + 1  # a hit
+    entries.use(second)
+    assert (first.used, second.used, entries.n, entries.other_uses) == (2, 3, 3, 2)
+
+
 def test_an_entry_serves_nobody_before_it_is_complete() -> None:
     entry = Entry("key", "result", 5.0)
     assert entry.fresh_until == -inf

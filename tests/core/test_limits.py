@@ -4,7 +4,7 @@ Where a fact is from the tests of Netflix's concurrency-limits, the name of the 
 its facts are worked out by hand from the formula in its documentation.
 """
 
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError, astuple, dataclass, field
 from math import inf, nan
 from typing import Any
 
@@ -121,6 +121,13 @@ def test_vegas_steps_are_the_logarithm_of_the_limit() -> None:
         assert limits(large, (10, limit, False), (10, limit, False)) == [limit, limit + 6 * step]
 
 
+@pytest.mark.parametrize(("queue", "limit"), [(1, 112), (2, 112), (3, 102), (5, 102), (6, 100), (12, 100), (13, 98)])
+def test_vegas_thresholds_are_counted_in_steps(queue: int, limit: int) -> None:
+    """A step is 2 here: fast up to 2 calls that wait, by a step below 6, and less above 12."""
+    slower = 10 / (1 - (queue - 0.5) / 100)
+    assert limits(Vegas(initial_limit=100), (10, 100, False), (slower, 100, False)) == [100, limit]
+
+
 def test_vegas_stays_within_its_bounds() -> None:
     assert limits(Vegas(initial_limit=10, max_limit=12), (10, 10, False), (10, 10, False)) == [10, 12]
     assert limits(Vegas(initial_limit=2, min_limit=2), (10, 2, False), (10, 2, True)) == [2, 2]
@@ -172,7 +179,9 @@ def test_gradient2_does_not_move_below_half_of_the_limit() -> None:
 def test_gradient2_lets_the_average_fall_when_load_has_gone() -> None:
     """99.7 ms is more than twice 10: 5 % less of it. For 51 ms it is not, and the average moves as it does."""
     assert estimate_after(HUNDRED, *EASE, (10, 100, False)).no_load == pytest.approx((0.1 - 0.09 * 2 / 601) * 0.95)
+    assert estimate_after(HUNDRED, *EASE, (40, 100, False)).no_load == pytest.approx((0.1 - 0.06 * 2 / 601) * 0.95)
     assert estimate_after(HUNDRED, *EASE, (51, 100, False)).no_load == pytest.approx(0.1 - 0.049 * 2 / 601)
+    assert estimate_after(HUNDRED, (3000, 100, False), (1000, 100, False)).no_load == 2.0  # twice as much is not more
 
 
 def test_gradient2_stays_within_its_bounds() -> None:
@@ -188,6 +197,13 @@ def test_gradient2_shrinks_by_the_share_of_dropped_calls() -> None:
     assert estimate.value == pytest.approx(96.8)
     estimate.take(0, 100, 1)
     assert estimate.value == pytest.approx(0.8 * 96.8 + 0.2 * (48.4 + 4))
+
+
+def test_gradient2_looks_at_drops_where_calls_take_no_time() -> None:
+    estimate = estimate_after(HUNDRED, *EASE)
+    estimate.take(0, 100, 0.2)
+    assert estimate.value == pytest.approx(0.8 * 100 + 0.2 * (80 + 4))
+    assert estimate.recent == pytest.approx(0.1)
 
 
 def test_the_long_average_counts_ten_alike_and_then_moves_slowly() -> None:  # ExpAvgMeasurementTest
@@ -227,6 +243,11 @@ def test_a_call_that_took_no_time_breaks_nothing(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALL, ids=lambda each: type(each).__name__)
+def test_a_sample_without_a_time_is_not_the_newest_that_had_one(algorithm: Algorithm) -> None:
+    assert estimate_after(algorithm, (100, 10, False), (0, 10, True), (0, 10, False)).recent == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda each: type(each).__name__)
 def test_settings_are_shared_and_what_is_learned_is_not(algorithm: Algorithm) -> None:
     one, other = algorithm.begin(latest), algorithm.begin(latest)
     one.take(0.1, 10, 0)
@@ -244,6 +265,7 @@ def test_settings_are_shared_and_what_is_learned_is_not(algorithm: Algorithm) ->
         ({"initial_limit": 2000}, ValueError, "initial_limit must be a whole number from 1 to"),
         ({"initial_limit": True}, TypeError, "initial_limit must be"),
         ({"min_limit": 0}, ValueError, "min_limit must be a whole number, 1 or more"),
+        ({"initial_limit": 5, "min_limit": 6}, ValueError, "initial_limit must be a whole number from 6 to"),
         ({"max_limit": 5, "min_limit": 6}, ValueError, "max_limit must be a whole number, 6 or more, not 5"),
         ({"window": -1}, ValueError, "window must be"),
         ({"window": inf}, ValueError, "window must be a finite number of seconds, 0 or more, not inf"),
@@ -264,15 +286,17 @@ def test_bad_settings(kind: Any, settings: dict[str, Any], error: type[Exception
         (Gradient2, {"rtt_tolerance": 0.9}, ValueError, "rtt_tolerance must be a finite number, 1 or more, not 0.9"),
         (Gradient2, {"rtt_tolerance": inf}, ValueError, "rtt_tolerance must be"),
         (Gradient2, {"rtt_tolerance": nan}, ValueError, "rtt_tolerance must be"),
+        (Gradient2, {"rtt_tolerance": "2"}, TypeError, "rtt_tolerance must be a finite number, 1 or more, not '2'"),
         (Gradient2, {"long_window": 0}, ValueError, "long_window must be"),
         (Vegas, {"smoothing": 1.1}, ValueError, "smoothing must be a fraction above 0"),
         (Vegas, {"alpha": 7}, ValueError, "0 <= threshold <= alpha <= beta, not 1.0, 7.0, 6.0"),
         (Vegas, {"threshold": -1}, ValueError, "finite numbers that rise"),
         (Vegas, {"beta": inf}, ValueError, "finite numbers that rise"),
-        (Vegas, {"beta": "6"}, TypeError, "beta must be"),
+        (Vegas, {"beta": "6"}, TypeError, "beta must be finite numbers that rise: 0 <= threshold <= alpha <= beta, not '6'"),
         (Vegas, {"backoff_ratio": 1.0}, ValueError, "backoff_ratio must be a fraction, 0.5 or more and below 1"),
         (Vegas, {"probe_multiplier": 0}, ValueError, "probe_multiplier must be"),
         (AIMD, {"backoff_ratio": 0.4}, ValueError, "backoff_ratio must be a fraction, 0.5 or more and below 1, not 0.4"),
+        (AIMD, {"backoff_ratio": "1"}, TypeError, "backoff_ratio must be a fraction, 0.5 or more and below 1, not '1'"),
         (AIMD, {"timeout": 0}, ValueError, "timeout must be a finite number of seconds above 0"),
     ],
 )
@@ -281,7 +305,35 @@ def test_bad_settings_of_its_own(kind: Any, settings: dict[str, Any], error: typ
         kind(**settings)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Gradient2, {"initial_limit": 3, "min_limit": 3, "max_limit": 3, "window": 0, "minimum_samples": 1}),
+        (Gradient2, {"smoothing": 1, "queue_size": 0, "rtt_tolerance": 1, "long_window": 1}),
+        (Vegas, {"smoothing": 1, "threshold": 0, "alpha": 0, "beta": 0, "backoff_ratio": 0.5, "probe_multiplier": 1}),
+        (AIMD, {"backoff_ratio": 0.5, "timeout": 0.001}),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(kind: Any, settings: dict[str, Any]) -> None:
+    algorithm = kind(**settings)
+    assert {name: getattr(algorithm, name) for name in settings} == settings
+
+
+def test_the_defaults_and_that_settings_are_named() -> None:
+    assert astuple(Gradient2()) == (20, 1, 200, 0.2, 4, 1.5, 600, 1.0, 10)
+    assert astuple(Vegas()) == (20, 1, 1000, 1.0, 3, 6, 1, None, 30, 1.0, 10)
+    assert astuple(AIMD()) == (20, 1, 200, 0.9, 5.0, 1.0, 10)
+    for kind in (Gradient2, Vegas, AIMD):
+        with pytest.raises(TypeError, match="positional"):
+            kind(20)  # type: ignore[call-arg]
+
+
 # -- the meter
+
+
+def test_a_meter_begins_with_no_call_and_the_first_limit() -> None:
+    meter = Meter(AIMD(initial_limit=7), never)
+    assert (meter.running, meter.limit) == (0, 7)
 
 
 def test_the_time_of_a_window_is_the_average_of_its_calls() -> None:  # ImmutableAverageSampleWindowTest

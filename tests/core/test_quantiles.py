@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from math import ceil, inf, nan
 
@@ -76,7 +77,7 @@ def test_it_follows_a_change_within_its_window(before: Draw, after: Draw) -> Non
         ({"fraction": 1.0}, ValueError, "fraction must be"),
         ({"fraction": nan}, ValueError, "fraction must be"),
         ({"fraction": True}, TypeError, "fraction must be"),
-        ({"fraction": "0.5"}, TypeError, "fraction must be"),
+        ({"fraction": "0.5"}, TypeError, "fraction must be a fraction above 0 and below 1, not '0.5'"),
         ({"fraction": 0.5, "minimum": -1}, ValueError, "minimum must be"),
         ({"fraction": 0.5, "initial": -1}, ValueError, "initial must be"),
         ({"fraction": 0.5, "initial": "1"}, TypeError, "initial must be"),
@@ -88,6 +89,13 @@ def test_it_follows_a_change_within_its_window(before: Draw, after: Draw) -> Non
 def test_settings_that_cannot_be(settings: dict[str, object], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         Quantile(**settings)  # type: ignore[arg-type]
+
+
+def test_the_defaults() -> None:
+    quantile = Quantile(0.95)
+    assert (quantile.minimum, quantile.initial, quantile.window) == (0.0, None, 500)
+    with pytest.raises(FrozenInstanceError):
+        quantile.window = 5  # type: ignore[misc]
 
 
 def test_it_says_what_it_is() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
-from math import inf, nan
+from math import inf, nan, nextafter
 from typing import Any
 
 import pytest
@@ -169,12 +169,30 @@ def test_a_clock_that_jumps_backwards_hands_out_nothing_until_it_has_caught_up()
         ((1, "1", 1), TypeError, "per must be"),
         ((1, 1.0, 0), ValueError, "burst must be"),
         ((1, 1.0, 2.0), TypeError, "burst must be"),
+        ((1, 1.0, 10**9 + 1), ValueError, "burst must be a whole number from 1 to 1000000000, not 1000000001"),
         ((10, 1e-9, 1), ValueError, "per must be long enough for at most 1000000000 calls per second, not 1e-09 for 10 calls"),
     ],
 )
 def test_settings_are_checked(settings: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         Rate(*settings)
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    fastest = Rate(10**9, 1.0, 10**9)
+    assert (fastest.calls, fastest.per, fastest.burst) == (10**9, 1.0, 10**9)
+
+
+def test_a_call_may_come_a_millionth_early_but_no_earlier() -> None:
+    rate, meter = Rate(1, 1.0, 1), new_meter()
+    early = 0.999999
+    assert early + rate.slack == 1.0  # exactly, so this is the very last that conforms
+    assert rate.take(meter, 0.0) == 0.0
+    assert rate.delay(meter, nextafter(early, 0)) == pytest.approx(1e-6)
+    assert rate.take(meter, nextafter(early, 0)) == pytest.approx(1e-6)
+    assert rate.delay(meter, early) == 0.0
+    assert rate.take(meter, early) == 0.0
+    assert rate.take(meter, early) == pytest.approx(1.000001)  # it has been counted
 
 
 # -- one for each key

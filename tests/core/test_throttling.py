@@ -40,6 +40,14 @@ def test_what_happened_a_slice_apart_leaves_a_slice_apart() -> None:
     assert [acceptance.counts(second)[0] for second in (60, 61, 90, 119)] == [59, 58, 29, 0]
 
 
+def test_what_happened_within_a_slice_leaves_with_the_first_of_it() -> None:
+    acceptance = Acceptance(1.5, 60)
+    acceptance.accept(0.0)
+    acceptance.reject(0.9)
+    assert acceptance.counts(59.9) == (2, 1)
+    assert acceptance.counts(60.0) == (0, 0)
+
+
 class Remembered:
     """Every call one by one; those that came within a slice of the first of them leave with it."""
 
