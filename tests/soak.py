@@ -137,10 +137,10 @@ class Soak(Gauged):
         if tick > call.began:
             self.shared_in_cache += 1
             return "shared"
-        age = self.clock() - at
-        if age < TTL:
+        now = self.clock()
+        if now < at + TTL:  # summed as in the cache: differences are rounded otherwise
             return "fresh"
-        if age >= TTL + STALE_FOR:
+        if now >= at + TTL + STALE_FOR:
             self.complain("a stale answer that is too old")
         return "stale"
 

@@ -89,9 +89,8 @@ ALL = [
 def test_a_setting_that_cannot_be_is_named(make: Any, settings: dict[str, Any], argument: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError)) as refused:
         make(**settings)
-    named = {"duration": "open_for"}.get(argument, argument)
     message = str(refused.value)
-    assert named in message
+    assert argument in message
     odd = next((each for each in value if each is not OSError), value) if isinstance(value, tuple) else value
     assert repr(odd) in message or value == ""
     assert " must " in message
