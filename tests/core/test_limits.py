@@ -5,7 +5,9 @@ its facts are worked out by hand from the formula in its documentation.
 """
 
 from dataclasses import FrozenInstanceError, astuple, dataclass, field
+from functools import reduce
 from math import inf, nan
+from operator import add
 from typing import Any
 
 import pytest
@@ -406,7 +408,7 @@ class Remembered:
             return
         times = [rtt for rtt, _, dropped in self.calls if rtt or not dropped or not estimate.no_load]
         drops = [dropped for _, _, dropped in self.calls]
-        average = sum(times) / len(times) if times else 0.0
+        average = reduce(add, times) / len(times) if times else 0.0  # `sum` rounds otherwise since Python 3.12
         estimate.take(average, max(n for _, n, _ in self.calls), sum(drops) / len(drops))
         self.until, self.calls = now + self.width, []
 

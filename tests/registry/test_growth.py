@@ -24,9 +24,7 @@ def test_when_nothing_can_go_it_grows_and_says_so_and_shrinks_when_it_can(factor
 
     assert grow(16) == [(5, 1), (10, 2)], "at first, and when it has doubled"
     assert len(registry) == 16
-    assert [(event.name, event.at, event.max_size) for event in told if isinstance(event, RegistryGrown)][:1] == [
-        ("", 5.0, 4)
-    ]
+    assert [(event.name, event.at, event.max_size) for event in told if isinstance(event, RegistryGrown)][:1] == [("", 5.0, 4)]
     assert grow(16) == [], "no news"
     for key in range(16):
         registry[key].reset()
