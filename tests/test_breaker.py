@@ -25,6 +25,7 @@ from aiobreaker import (
     Trials,
     WouldOpen,
 )
+from aiobreaker.lint import Traits
 from aiobreaker.testing import Answer, ManualClock, ScriptedDependency, in_state, record_events
 
 Clock = Callable[[], float]
@@ -594,3 +595,11 @@ async def test_the_clock_can_be_moved_by_hand() -> None:
 def test_a_script_needs_a_step() -> None:
     with pytest.raises(ValueError, match="at least one step"):
         ScriptedDependency()
+
+
+def test_what_a_pipeline_knows_of_it() -> None:
+    breaker = CircuitBreaker(
+        "search", trip=SlowCallRate(0.5, slower_than=2.0, window=LastCalls(10)), open_for=Exponential(5, factor=3)
+    )
+    words = "circuit breaker 'search' (opens for 5 s on 50.0% of at least 10 calls took 2 s or longer, in the last 10 calls)"
+    assert breaker.traits == Traits(kind="breaker", words=words, open_for=5.0, slow_after=2.0)

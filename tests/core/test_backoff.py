@@ -209,6 +209,7 @@ GENERATOR = (delay for delay in (1.0, 2.0))
         (lambda: Decorrelated(1, inf), ValueError, "maximum must be a finite number of seconds above 0, not inf"),
         (lambda: Decorrelated(40), ValueError, "maximum must be at least first (40 s), not 30.0"),
     ],
+    ids=lambda value: value.partition(" at 0x")[0] if isinstance(value, str) else None,
 )
 def test_settings_are_checked(make: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
