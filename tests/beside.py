@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 import anyio
-import trio.testing
 from anyio.abc import TaskGroup, TaskStatus
 
 from aiobreaker import (
@@ -34,9 +33,9 @@ from aiobreaker.core.conditions import any_of
 from aiobreaker.core.tallies import Reading
 from aiobreaker.core.transitions import Forfeit, Transition
 from aiobreaker.settings import Shape
-from aiobreaker.testing import ManualClock, VirtualTimeLoop
+from aiobreaker.testing import ManualClock
 
-from . import plans
+from . import plans, virtual
 from .core import records
 from .core.circuit_model import CircuitModel
 from .plans import KINDS, LONGEST_HINT, AbortedError, DownError, Ending, IgnoredError, Plan, Reply
@@ -371,11 +370,8 @@ async def _take_all(beside: Beside, plan: Plan) -> None:
 
 def play(plan: Plan, backend: str) -> None:
     """The whole plan, in an event loop of its own. What is wrong comes out as one AssertionError."""
-    options: dict[str, Any] = (
-        {"loop_factory": VirtualTimeLoop} if backend == "asyncio" else {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    )
     try:
-        anyio.run(_play, plan, backend=backend, backend_options=options)
+        virtual.run(backend, _play, plan)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

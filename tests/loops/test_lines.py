@@ -22,8 +22,9 @@ from aiobreaker.lines import Line
 from aiobreaker.policies import bulkhead as bulkheads
 from aiobreaker.policies.bulkhead import Bulkhead
 from aiobreaker.policies.rate_limit import RateLimit
-from aiobreaker.testing import ManualClock, VirtualTimeLoop
+from aiobreaker.testing import ManualClock
 
+from .. import virtual
 from .stage import LONG, Room, fine, in_loops, in_threads
 
 pytestmark = pytest.mark.usefixtures("hasty_threads")
@@ -284,10 +285,6 @@ def a_loop_with_tasks(*mains: Callable[[], Coroutine[Any, Any, Any]]) -> Iterato
             loop.close()
 
 
-def in_virtual_time(main: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
-    return anyio.run(main, *args, backend_options={"loop_factory": VirtualTimeLoop})
-
-
 async def hang(bulkhead: Bulkhead) -> None:
     async with bulkhead.guard():
         await anyio.sleep_forever()
@@ -317,7 +314,7 @@ def test_waiters_of_a_loop_that_was_stopped_take_no_place_in_the_line(monkeypatc
     hold = bulkhead.guard()
     anyio.run(hold.__aenter__)
     with a_loop_with_tasks(partial(visit, "left"), partial(visit, "left")) as loop:
-        in_virtual_time(be_among_them)
+        virtual.run("asyncio", be_among_them)
         assert entered == ["one", "two", "newcomer"]
         for _ in range(10):
             loop.run_until_complete(asyncio.sleep(0))  # it goes on, and they are still there
@@ -339,7 +336,7 @@ def test_waiters_of_a_loop_that_was_closed_are_forgotten_and_its_callers_once_co
             with anyio.move_on_after(1):
                 await hang(bulkhead)
 
-        in_virtual_time(wait_in_their_place)
+        virtual.run("asyncio", wait_in_their_place)
         assert (bulkhead.snapshot().running, bulkhead.snapshot().waiting, bulkhead.snapshot().refused) == (1, 0, 0)
     del loop
     with suppress(RuntimeError):  # a scope does not like to be left so
@@ -363,7 +360,7 @@ def test_a_dead_loop_does_not_make_the_wait_at_a_rate_limit_longer() -> None:
     anyio.run(limit.call, fine)
     with a_loop_with_tasks(*[partial(limit.call, fine)] * 2):
         assert limit.snapshot().waiting == 2
-        in_virtual_time(come)
+        virtual.run("asyncio", come)
     assert limit.snapshot().waiting == 0
 
 

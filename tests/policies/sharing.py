@@ -5,13 +5,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import Any
 
 import anyio
-import trio.testing
 from hypothesis import strategies as st
-
-from aiobreaker.testing import VirtualTimeLoop
 
 TICK = 2.0**-12  # times are sums of these, so that they are exact, and no two of different origin are the same
 
@@ -225,10 +221,3 @@ class Work:
         if leader.ending == "stops":
             raise StopError
         return leader.number
-
-
-def in_virtual_time(backend: str, main: Callable[[], Awaitable[None]]) -> None:
-    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
-    if backend == "trio":
-        options = {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    anyio.run(main, backend=backend, backend_options=options)

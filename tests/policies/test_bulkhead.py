@@ -17,7 +17,9 @@ from aiobreaker.deadlines import TimeLimit
 from aiobreaker.errors import BulkheadFullError
 from aiobreaker.policies.bulkhead import Bulkhead, BulkheadSnapshot
 from aiobreaker.policies.events import GuardRefused
-from aiobreaker.testing import ScriptedDependency, VirtualTimeLoop
+from aiobreaker.testing import ScriptedDependency
+
+from .. import virtual
 
 Way = Callable[[Bulkhead, Callable[[], Coroutine[Any, Any, Any]]], Coroutine[Any, Any, Any]]
 
@@ -454,4 +456,4 @@ def test_one_bulkhead_serves_loops_of_both_kinds_one_after_another() -> None:
 
 def test_it_is_made_where_no_loop_runs() -> None:
     bulkhead = Bulkhead(1, clock=anyio.current_time)
-    anyio.run(bulkhead.call, checkpoint, backend_options={"loop_factory": VirtualTimeLoop})
+    virtual.run("asyncio", bulkhead.call, checkpoint)

@@ -1,20 +1,18 @@
 """Plans of callers through a bulkhead, against a slow and obvious model of what becomes of each."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobreaker.errors import BulkheadFullError
 from aiobreaker.policies.bulkhead import Bulkhead
-from aiobreaker.testing import VirtualTimeLoop
+
+from .. import virtual
 
 TICK = 2.0**-20  # every moment has a multiple of its own, so that no two are the same, and all sums are exact
 
@@ -127,16 +125,10 @@ async def live(plan: Plan, decorate: bool) -> tuple[list[Fate], int, Bulkhead]:
     return fates, most, bulkhead
 
 
-BACKENDS: dict[str, Callable[[], dict[str, Any]]] = {
-    "asyncio": lambda: {"loop_factory": VirtualTimeLoop},
-    "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
-}
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", virtual.BACKENDS)
 @given(plan=plans(), decorate=st.booleans())
 def test_every_caller_fares_as_foretold(backend: str, plan: Plan, decorate: bool) -> None:
-    fates, most, bulkhead = anyio.run(live, plan, decorate, backend=backend, backend_options=BACKENDS[backend]())
+    fates, most, bulkhead = virtual.run(backend, live, plan, decorate)
     assert fates == foretell(plan)
     assert most <= plan.max_concurrent
     seen = bulkhead.snapshot()

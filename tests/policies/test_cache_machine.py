@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from aiobreaker.policies.cache import Cache
 from aiobreaker.policies.events import LeaderReplaced, StaleServed
 
+from .. import virtual
 from ..core.strategies import examples
-from .sharing import Caller, Model, Plan, Work, in_virtual_time, plans, play
+from .sharing import Caller, Model, Plan, Work, plans, play
 
 
 @dataclass
@@ -116,7 +117,7 @@ def test_results_are_kept_as_in_the_model(
         assert (seen.hits, seen.misses) == (model.hits, len(plan.callers) - model.hits)
         assert (seen.stale, seen.failed, seen.size) == (model.stale, model.failed, len(model.kept))
 
-    in_virtual_time(backend, main)
+    virtual.run(backend, main)
     assert work.made == model.made
     assert (replaced, ages) == (model.replaced, model.ages)
     assert work.running == 0

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from aiobreaker import CircuitBreaker, State
 from aiobreaker.policies.events import ChaosMade
 from aiobreaker.policies.hedge import Hedge
-from aiobreaker.testing import Chaos, ChaosSnapshot, ScriptedDependency, VirtualTimeLoop, record_events
+from aiobreaker.testing import Chaos, ChaosSnapshot, ScriptedDependency, record_events
+
+from .. import virtual
 
 Clock = Callable[[], float]
 
@@ -189,7 +191,7 @@ def test_what_is_drawn_for_one_thing_does_not_depend_on_the_others(settings: dic
         async def use() -> list[tuple[float, str]]:
             return await fates(chaos, 20)
 
-        return anyio.run(use, backend_options={"loop_factory": VirtualTimeLoop})
+        return virtual.run("asyncio", use)
 
     together = run(Chaos(outcome=str.upper, seed=seed, **settings))
     latencies = alone(latency=settings["latency"], latency_rate=settings["latency_rate"])

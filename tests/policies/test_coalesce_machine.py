@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from aiobreaker.policies.coalesce import Coalesce
 from aiobreaker.policies.events import LeaderReplaced
 
+from .. import virtual
 from ..core.strategies import examples
-from .sharing import Model, Plan, Work, in_virtual_time, plans, play
+from .sharing import Model, Plan, Work, plans, play
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -35,7 +36,7 @@ def test_callers_share_as_in_the_model(backend: str, way: str, plan: Plan) -> No
         seen = coalesce.snapshot()
         assert (seen.calls, seen.shared, seen.running) == (len(plan.callers), model.shared, 0)
 
-    in_virtual_time(backend, main)
+    virtual.run(backend, main)
     assert work.made == model.made
     assert replaced == model.replaced
     assert work.running == 0

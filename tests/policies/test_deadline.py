@@ -22,6 +22,8 @@ from aiobreaker.policies.retry import Retry
 from aiobreaker.policies.timeout import Timeout
 from aiobreaker.testing import Answer, ScriptedDependency, VirtualTimeLoop
 
+from .. import virtual
+
 Clock = Callable[[], float]
 Call = Callable[[], Coroutine[Any, Any, Any]]
 Way = Callable[[Deadline, Call], Coroutine[Any, Any, Any]]
@@ -347,7 +349,6 @@ def test_one_serves_both_backends_and_many_loops_in_turn(way: Way) -> None:
             await way(deadline, anyio.sleep_forever)
 
     for _ in range(2):
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(use())
-        trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
+        for backend in virtual.BACKENDS:
+            virtual.run(backend, use)
     assert deadline.snapshot().timed_out == 4

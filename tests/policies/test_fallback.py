@@ -12,7 +12,6 @@ from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +24,9 @@ from aiobreaker.policies.events import FellBack
 from aiobreaker.policies.fallback import Fallback, FallbackSnapshot
 from aiobreaker.policies.timeout import Timeout
 from aiobreaker.policy import Policy
-from aiobreaker.testing import Answer, ManualClock, ScriptedDependency, VirtualTimeLoop
+from aiobreaker.testing import Answer, ManualClock, ScriptedDependency
+
+from .. import virtual
 
 Clock = Callable[[], float]
 Fn = Callable[..., Coroutine[Any, Any, Any]]
@@ -552,7 +553,6 @@ def test_one_serves_both_backends_and_many_loops_in_turn(way: Way) -> None:
         assert await way(fallback, ScriptedDependency(Answer(OSError(), after=1))) == "later"
 
     for _ in range(2):
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(use())
-        trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
+        for backend in virtual.BACKENDS:
+            virtual.run(backend, use)
     assert fallback.snapshot().answered == (0, 4)

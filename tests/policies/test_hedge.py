@@ -10,8 +10,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-import trio
-import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +20,8 @@ from aiobreaker.errors import BulkheadFullError
 from aiobreaker.events import Event
 from aiobreaker.policies.events import Hedged, HedgeWon
 from aiobreaker.policies.hedge import Hedge, HedgeSnapshot
-from aiobreaker.testing import VirtualTimeLoop
+
+from .. import virtual
 
 Clock = Callable[[], float]
 
@@ -640,16 +639,9 @@ def test_one_hedge_serves_several_loops_and_both_backends() -> None:
         assert await timed(hedge.call(Backend((9, "first"), (1, "second")))) == ("second", 2)
 
     for _ in range(2):
-        virtually("asyncio", use)
-        virtually("trio", use)
+        for backend in virtual.BACKENDS:
+            virtual.run(backend, use)
     assert hedge.snapshot() == HedgeSnapshot(name="hedge", calls=4, hedged=4, wins=(0, 4), unaffordable=0, delay=1.0)
-
-
-def virtually(backend: str, use: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    if backend == "asyncio":
-        anyio.run(use, backend_options={"loop_factory": VirtualTimeLoop})
-    else:
-        trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 Attempt = tuple[float, bool, bool]  # how long, whether it succeeds, whether its error starts the next at once
@@ -705,4 +697,4 @@ def test_it_does_what_the_model_does(backend: str, script: list[tuple[int, bool,
         assert since(backend, began) == starts
         assert backend.running == 0
 
-    virtually(backend, use)
+    virtual.run(backend, use)

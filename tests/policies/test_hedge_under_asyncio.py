@@ -3,18 +3,12 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-import anyio
 import pytest
 
 from aiobreaker.policies.hedge import Hedge
-from aiobreaker.testing import VirtualTimeLoop
 
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    anyio.run(main, backend_options={"loop_factory": VirtualTimeLoop})
+from .. import virtual
 
 
 @pytest.mark.parametrize("at", [0, 0.5, 1.5, 2.5])
@@ -39,7 +33,7 @@ def test_a_cancelled_task_cancels_and_awaits_all_attempts(at: float) -> None:
         assert len(asyncio.all_tasks()) == 1
         await asyncio.sleep(9)  # no timer is left
 
-    run(main)
+    virtual.run("asyncio", main)
 
 
 def test_a_timeout_of_asyncio_around_and_inside_of_it() -> None:
@@ -59,7 +53,7 @@ def test_a_timeout_of_asyncio_around_and_inside_of_it() -> None:
             assert task is not None
             assert task.cancelling() == 0
 
-    run(main)
+    virtual.run("asyncio", main)
 
 
 def test_the_task_that_has_been_cancelled_stays_so_though_an_attempt_has_won_at_the_same_moment() -> None:
@@ -76,7 +70,7 @@ def test_the_task_that_has_been_cancelled_stays_so_though_an_attempt_has_won_at_
         assert task.cancelled()
         assert len(asyncio.all_tasks()) == 1
 
-    run(main)
+    virtual.run("asyncio", main)
 
 
 def test_an_extra_attempt_that_is_cancelled_by_itself_has_failed_and_no_more() -> None:
@@ -101,7 +95,7 @@ def test_an_extra_attempt_that_is_cancelled_by_itself_has_failed_and_no_more() -
             await Hedge(1.0).call(call, OSError())
         assert raised.value.__notes__ == ["hedge: attempt 2 failed too: CancelledError"]
 
-    run(main)
+    virtual.run("asyncio", main)
 
 
 def test_the_first_attempt_that_is_cancelled_by_itself_ends_the_call_as_without_a_hedge() -> None:
@@ -115,7 +109,7 @@ def test_the_first_attempt_that_is_cancelled_by_itself_ends_the_call_as_without_
             await Hedge(1.0).call(call)
         assert len(asyncio.all_tasks()) == 1
 
-    run(main)
+    virtual.run("asyncio", main)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # as it always is of a task that never began
@@ -134,7 +128,7 @@ def test_an_extra_task_that_is_cancelled_before_it_begins_does_not_lose_the_call
         with pytest.raises(asyncio.CancelledError, match="from outside"):
             await Hedge(1 - 1e-10).call(call)  # in the same turn of the loop, and before
 
-    run(main)
+    virtual.run("asyncio", main)
     gc.collect()
 
 
@@ -159,7 +153,7 @@ def test_an_error_is_not_kept_alive(after: float, kind: type[BaseException]) -> 
     gc.collect()
     gc.disable()
     try:
-        run(main)
+        virtual.run("asyncio", main)
         assert alive
         assert not [error for error in alive if error() is not None]
     finally:

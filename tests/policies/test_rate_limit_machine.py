@@ -1,21 +1,19 @@
 """Plans of callers through a rate limit, against a slow and obvious model in exact numbers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import inf
-from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobreaker.errors import RateLimitedError
 from aiobreaker.policies.rate_limit import RateLimit, RateLimitSnapshot
-from aiobreaker.testing import VirtualTimeLoop
+
+from .. import virtual
 
 TICK = 2.0**-12  # so that no two callers come at once, and all sums are exact
 
@@ -103,26 +101,22 @@ async def live(plan: Plan, way: str) -> tuple[list[Fate], RateLimitSnapshot]:
     return fates, limit.snapshot()
 
 
-BACKENDS: dict[str, Callable[[], dict[str, Any]]] = {
-    "asyncio": lambda: {"loop_factory": VirtualTimeLoop},
-    "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
-}
 ways = st.sampled_from(["decorated", "called", "block"])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", virtual.BACKENDS)
 @given(plan=plans(st.just(inf)), way=ways)
 def test_every_caller_fares_as_foretold(backend: str, plan: Plan, way: str) -> None:
-    fates, seen = anyio.run(live, plan, way, backend=backend, backend_options=BACKENDS[backend]())
+    fates, seen = virtual.run(backend, live, plan, way)
     assert fates == foretell(plan)
     assert seen.waiting == 0
     assert seen.refused == sum(fate.passed is None for fate in fates)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", virtual.BACKENDS)
 @given(plan=plans(st.sampled_from([0.1, 0.3, 1.1, inf, inf])), way=ways)
 def test_whoever_gives_up_the_law_is_kept_and_the_order_too(backend: str, plan: Plan, way: str) -> None:
-    fates, seen = anyio.run(live, plan, way, backend=backend, backend_options=BACKENDS[backend]())
+    fates, seen = virtual.run(backend, live, plan, way)
     together = list(zip(fates, plan.callers, strict=True))
     for key in "ab":
         times = [fate.passed for fate, caller in together if fate.passed is not None and caller.key == key]

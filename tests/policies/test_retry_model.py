@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 from aiobreaker import RefusedError
 from aiobreaker.errors import RateLimitedError
 from aiobreaker.policies.retry import Retry
-from aiobreaker.testing import Answer, ScriptedDependency, VirtualTimeLoop
+from aiobreaker.testing import Answer, ScriptedDependency
 
+from .. import virtual
 from ..core.strategies import examples
 
 Way = Callable[[Retry, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -152,20 +152,13 @@ async def observed(plan: Plan, way: Way) -> tuple[End, Retry]:
     return End(len(dependency.calls), kind, anyio.current_time() - began, "".join(reasons)), retry
 
 
-def run(backend: str, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    if backend == "asyncio":
-        return anyio.run(function, *args, backend_options={"loop_factory": VirtualTimeLoop})
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    return anyio.run(function, *args, backend="trio", backend_options={"clock": clock})
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", virtual.BACKENDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_it_does_what_the_model_does(backend: str, way: Way) -> None:
     @settings(max_examples=examples(150), deadline=None)
     @given(plans)
     def check(plan: Plan) -> None:
-        end, retry = run(backend, observed, plan, way)
+        end, retry = virtual.run(backend, observed, plan, way)
         model = expected(plan)
         assert end.at == pytest.approx(model.at)
         end.at = model.at

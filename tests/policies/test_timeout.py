@@ -10,7 +10,6 @@ from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +20,9 @@ from aiobreaker.lint import Traits
 from aiobreaker.policies.events import TimedOut
 from aiobreaker.policies.retry import Retry
 from aiobreaker.policies.timeout import Timeout, TimeoutSnapshot
-from aiobreaker.testing import Answer, ScriptedDependency, VirtualTimeLoop
+from aiobreaker.testing import Answer, ScriptedDependency
+
+from .. import virtual
 
 Clock = Callable[[], float]
 Call = Callable[[], Coroutine[Any, Any, Any]]
@@ -163,15 +164,9 @@ def test_any_nest_of_them_ends_at_the_first_end(limits: list[int], takes: int, b
             return str(error).partition(":")[0], anyio.current_time() - began
         return "in time", anyio.current_time() - began
 
-    def run() -> tuple[str, float]:
-        if backend == "asyncio":
-            with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-                return runner.run(main())
-        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-
     nearest = min(limits)
     expected = (str(limits.index(nearest)), nearest) if nearest < takes + 0.5 else ("in time", takes + 0.5)
-    assert run() == (expected[0], pytest.approx(expected[1]))
+    assert virtual.run(backend, main) == (expected[0], pytest.approx(expected[1]))
     assert sum(timeout.snapshot().timed_out for timeout in timeouts) == (expected[0] != "in time")
 
 
@@ -396,7 +391,6 @@ def test_one_serves_both_backends_and_many_loops_in_turn(way: Way) -> None:
             await way(timeout, anyio.sleep_forever)
 
     for _ in range(2):
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(use())
-        trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
+        for backend in virtual.BACKENDS:
+            virtual.run(backend, use)
     assert timeout.snapshot().timed_out == 4
