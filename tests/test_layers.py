@@ -23,6 +23,8 @@ FLOORS = [
     ["breaker"],
     ["policies"],
     ["registry", "testing", "presets", "demo"],
+    ["http"],
+    ["integrations", "telemetry"],
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -30,6 +32,9 @@ CORE_ORDER = ["checks", "windows", "slots", "schedules", "outcomes", "conditions
 CORE_ORDER += ["control", "circuit", "budgets", "backoff", "quantiles", "limits", "throttling", "rates", "entries"]
 IMPURE = {"anyio", "asyncio", "trio", "time", "datetime", "random", "logging", "threading", "os"}
 THIRD_PARTY = {"anyio"}
+ROOMS_OF_SIBLINGS = ["policies", "integrations", "telemetry"]
+IMPORT_NAMES = {"prometheus": "prometheus_client"}
+"""Of libraries that are not imported by the name under which they are known."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -64,9 +69,9 @@ def test_imports_go_down_the_stairs(path: Path) -> None:
             assert LEVEL[room(module)] < LEVEL[mine], f"{path} imports {module}"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "policies"], ids=str)
-def test_policies_do_not_know_one_another(path: Path) -> None:
-    siblings = {module for module, ours in imports(path) if ours and room(module) == "policies"}
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ROOMS_OF_SIBLINGS], ids=str)
+def test_siblings_do_not_know_one_another(path: Path) -> None:
+    siblings = {module for module, ours in imports(path) if ours and room(module) == path.parts[0]}
     assert siblings <= {"policies.events"}
 
 
@@ -82,9 +87,10 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] != "demo"], ids=str)
-def test_anyio_is_the_only_dependency(path: Path) -> None:
+def test_anyio_is_the_only_dependency_but_of_what_is_plugged_in(path: Path) -> None:
     outside = {room(module) for module, ours in imports(path) if not ours} - set(sys.stdlib_module_names)
-    assert outside <= THIRD_PARTY
+    own = {IMPORT_NAMES.get(path.stem, path.stem)} if path.parts[0] in {"integrations", "telemetry"} else set[str]()
+    assert outside <= THIRD_PARTY | own
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -1,0 +1,1 @@
+"""What the telemetry says of breakers that live."""
