@@ -223,6 +223,38 @@ def test_a_failure_that_is_noted_while_another_is_counted_is_counted_too(streak:
     assert bench.circuit.totals.failures == 2
 
 
+class WhileLooking(StreakTally):
+    """In the middle of a look ahead a guard, in another thread, notes a failure. Once."""
+
+    __slots__ = ("era", "looks")
+
+    era: Flowing
+    looks: int
+
+    def patience(self, number: int) -> int:
+        self.looks += 1
+        if self.looks == 1:
+            self.era.n += 1
+            self.era.noted[self.era.n] = 0.0
+        return super().patience(number)
+
+
+def test_a_failure_that_is_noted_during_a_look_ahead_is_looked_at_too() -> None:
+    bench = Bench(ConsecutiveFailures(3))
+    bench.run(F)  # from now on they are noted
+    era = bench.circuit.era
+    assert isinstance(era, Flowing)
+    racing = WhileLooking(ConsecutiveFailures(3), 0)
+    racing.go_on_from(era.tallies[0], era.n, bench.now)
+    racing.era, racing.looks = era, 0
+    era.tallies = (racing,)
+    assert era.look_ahead() is None
+    assert (era.failures, era.noted) == (2, {})
+    assert racing.looks == 2
+    bench.run(F)
+    assert bench.state is State.OPEN
+
+
 def test_guards_ask_with_every_call_while_calls_are_watched() -> None:
     bench = Bench()
     era = bench.circuit.era

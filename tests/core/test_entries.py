@@ -104,3 +104,10 @@ def test_an_entry_serves_nobody_before_it_is_complete() -> None:
     entry = Entry("key", "result", 5.0)
     assert entry.fresh_until == -inf
     assert not entry.serves_stale(5.0)
+
+
+def test_of_nothing_none_is_the_oldest() -> None:
+    entries = Entries(1)
+    assert entries.oldest() is None
+    entries.use(Entry("gone", None, 0.0))
+    assert entries.oldest() is None
