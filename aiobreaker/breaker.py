@@ -2,7 +2,7 @@
 
 import random as _random
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -41,7 +41,12 @@ DEFAULT_TRIP = ConsecutiveFailures(5)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look at a breaker. Times are on its clock; rates are fractions, None without calls or without such a condition."""
+    """One look at a breaker. Times are on its clock; rates are fractions, None without calls or without such a condition.
+
+    `calls`, `failures` and `refused` are those of the state as it stands. From the beginning on count `totals`; `refusals`, by
+    the state that refused; `transitions`, and `moves`, by the old and the new state; and `events_lost`, which streams of this
+    breaker have dropped because their readers were too slow.
+    """
 
     name: str
     state: State
@@ -58,7 +63,10 @@ class Snapshot:
     in_flight: int
     waiting: int
     totals: Totals
+    refusals: Mapping[State, int]
     transitions: int
+    moves: Mapping[tuple[State, State], int]
+    events_lost: int
     last_failure: FailureSummary | None
 
 
@@ -317,7 +325,10 @@ class CircuitBreaker(Policy[Never]):
                 in_flight=circuit.in_flight,
                 waiting=gate.waiting,
                 totals=circuit.totals,
+                refusals=dict(circuit.refusals),
+                moves=dict(circuit.moves),
                 transitions=circuit.transitions,
+                events_lost=gate.hub.lost,
                 last_failure=gate.last_failure,
             )
 

@@ -143,6 +143,7 @@ class EventStream:
         missed = channel.written - self._read - kept
         event = channel.buffer[self._read - channel.written if missed <= 0 else -kept]
         if missed > 0:
+            self._hub.lost += missed
             self.lost += missed
             self._read += missed
             return EventsLost(name=self._hub.name, seq=event.seq - 1, at=event.at, time=event.time, count=missed)
@@ -153,11 +154,12 @@ class EventStream:
 class EventHub:
     """The events of one breaker. `wants_calls` tells whether anybody asks for the events of single calls."""
 
-    __slots__ = ("_all", "_changed", "_deliverer", "_transitions", "name", "outbox", "owner", "seq", "wants_calls")
+    __slots__ = ("_all", "_changed", "_deliverer", "_transitions", "lost", "name", "outbox", "owner", "seq", "wants_calls")
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         self.name = name
         self.seq = 0
+        self.lost = 0  # by all readers together
         self.wants_calls = False
         self.owner: Owner | None = None
         self._changed = changed

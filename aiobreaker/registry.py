@@ -262,6 +262,11 @@ class BreakerRegistry(Generic[K]):
         """
         return self._hub.subscribe(observer, calls)
 
+    @property
+    def events_lost(self) -> int:
+        """How many events its streams have dropped so far because their readers were too slow."""
+        return self._hub.lost
+
     def _audience_changed(self) -> None:
         for reference in self._entries.valuerefs():  # what has gone and is held elsewhere belongs to it too
             entry = reference()

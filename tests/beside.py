@@ -3,6 +3,7 @@
 Law: calls go in by the public ways in and run as tasks of their own. Time is a number that moves by hand.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -290,6 +291,8 @@ class Beside:
         assert (seen.failure_rate, seen.slow_rate) == (_rate(seen.readings, FailureRate), _rate(seen.readings, SlowCallRate))
         assert (seen.calls, seen.failures, seen.refused) == (model.calls, model.failures, model.refused)
         assert seen.transitions == len(model.transitions)
+        assert seen.moves == Counter((entry.old, entry.new) for entry in model.transitions)
+        assert seen.refusals == Counter(entry.state for entry in model.log if isinstance(entry, records.Refused))
         assert seen.last_failure == self.last_failure
         if self.plan.observed:
             assert [_bare(event) for event in self.events] == [_told(entry) for entry in model.log if not _is_of_a_call(entry)]

@@ -208,6 +208,7 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many(buffer: int) 
         assert [(await anext(patient)).seq for _ in range(20)] == list(range(1, 21))
         flip(breaker, 1)
         assert (await anext(slow)).seq == 21
+    assert breaker.snapshot().events_lost == 20 - buffer
 
 
 async def test_call_events_do_not_push_out_transitions() -> None:
@@ -220,6 +221,13 @@ async def test_call_events_do_not_push_out_transitions() -> None:
         assert [(await anext(transitions)).seq for _ in range(2)] == [1, 2]
         assert isinstance(await anext(everything), EventsLost)
         assert everything.lost == 50
+        everything_else = breaker.events(buffer=1)
+        async with everything_else:
+            breaker.disable()
+            breaker.reset()
+            await anext(everything_else)
+        assert everything_else.lost == 1
+    assert breaker.snapshot().events_lost == 51, "of all its readers together"
 
 
 async def test_a_closed_stream_ends() -> None:

@@ -3,9 +3,10 @@
 A transition begins a new era. What the end of a call means for it is decided in `circuit.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 from .conditions import Condition, slow_after
 from .eras import Door, Era, Flowing, HalfOpen, State, Stopped, Totals, Trials
@@ -14,7 +15,11 @@ from .tallies import Reading
 from .transitions import Cause, Forfeit, Transition
 from .windows import LONG_AGO
 
+K = TypeVar("K")
+
 _NONE_YET = Totals()
+_NO_MOVES: Mapping[tuple[State, State], int] = {}
+_NO_REFUSALS: Mapping[State, int] = {}
 
 LEAST_LEASE = 30.0  # seconds; the default lease of a trial is never shorter
 
@@ -46,13 +51,14 @@ class Controlled:
         "_found",
         "_holds",
         "_past",
+        "_refusals",
         "_stragglers",
         "door",
         "era",
         "log",
+        "moves",
         "personal",
         "rules",
-        "transitions",
         "watched",
     )
 
@@ -62,9 +68,10 @@ class Controlled:
         self.door = Door()
         self.personal = self.watched = False
         self.log: tuple[Transition | Forfeit, ...] = ()
-        self.transitions = 0
+        self.moves = _NO_MOVES
         self._draw = draw
         self._past = _NONE_YET
+        self._refusals = _NO_REFUSALS
         self._stragglers = 0
         self._holds: tuple[object, ...] = ()
         self._found: Era = self.era
@@ -90,6 +97,16 @@ class Controlled:
     def totals(self) -> Totals:
         """How all calls so far have ended."""
         return self._past if self.era.state is State.DISABLED else self._past.plus(self.era.totals)
+
+    @property
+    def transitions(self) -> int:
+        """How often the state has changed so far."""
+        return sum(self.moves.values())
+
+    @property
+    def refusals(self) -> Mapping[State, int]:
+        """How many calls each state has refused so far."""
+        return _plus(self._refusals, self.era.state, self.era.refused) if self.era.refused else self._refusals
 
     def readings(self, now: float) -> tuple[Reading, ...]:
         """Every condition as it stands; none in an era that counts nothing."""
@@ -203,9 +220,10 @@ class Controlled:
             attempt = era.attempt if isinstance(era, Stopped) else 0
             readings = self.readings(era.since)
             self.log += (Transition(old.state, era.state, cause, reason, era.since, readings, open_for, attempt),)
-            self.transitions += 1
+            self.moves = _plus(self.moves, (old.state, era.state), 1)
         self.door.close()
         old.close_to_guards()
+        self._refusals = self.refusals
         self.era = era
         self._stragglers += old.in_flight
         if old.state is not State.DISABLED:
@@ -224,3 +242,8 @@ class Controlled:
                 door.shared = era if era.flights is None else None
         elif isinstance(era, Stopped | HalfOpen) and not self.watched:
             door.stop = era
+
+
+def _plus(counts: Mapping[K, int], key: K, more: int) -> Mapping[K, int]:
+    """Counts that have grown, as a new mapping: the old one may be everybody's."""
+    return {**counts, key: counts.get(key, 0) + more}

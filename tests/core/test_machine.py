@@ -1,5 +1,6 @@
 """The circuit beside the model: random settings, results out of order, cancellations, time, orders. Always the same."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,8 @@ class Beside(RuleBasedStateMachine):
         told = [replace(entry, reason="") if isinstance(entry, Transition) else entry for entry in circuit.log]
         assert told == [entry for entry in model.log if isinstance(entry, Transition | Forfeit)]
         assert circuit.transitions == len(model.transitions)
+        assert circuit.moves == Counter((entry.old, entry.new) for entry in model.transitions)
+        assert circuit.refusals == Counter(entry.state for entry in model.log if isinstance(entry, Refused))
 
     def teardown(self) -> None:
         """Whatever has happened: when every call has ended and time has passed, successful calls close it."""

@@ -111,6 +111,8 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told(factory: Factory) -> N
         assert (lost.count, lost.name) == (7, "")
         assert told([await anext(events) for _ in range(3)]) == [(key, State.OPEN) for key in "789"]
         assert events.lost == 7
+    assert registry.events_lost == 7
+    assert registry["0"].snapshot().events_lost == 0, "no stream of its own has lost any"
 
 
 async def test_readers_in_several_tasks_get_every_breakers_events_in_order(factory: Factory) -> None:
