@@ -165,9 +165,5 @@ def with_fallback(guarded: Function, fallback: object, on: Errors, clock: Callab
 
 def check_fallback_errors(on: object) -> None:
     """TypeError unless `on` is an exception type or a tuple of them."""
-    types = on if isinstance(on, tuple) else (on,)
-    for each in types:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise TypeError(f"on must be an exception type or a tuple of them, not {on!r}")
-    if not types:
+    if not checks.error_types("on", on):
         raise ValueError(f"on must be an exception type or a tuple of at least one, not {on!r}")

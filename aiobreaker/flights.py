@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from .locking import process
-from .loops import BACKLOG, _call_in, _running_loop
+from .loops import BACKLOG, call_in, running_loop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -101,7 +101,7 @@ class _Follower:
         if self.loop is here:
             self.event.set()
         else:  # the leader was collected elsewhere
-            _call_in(self.loop, self.event.set)
+            call_in(self.loop, self.event.set)
 
 
 class Flights:
@@ -220,7 +220,7 @@ class Flights:
         flight.over = True
         followers, flight.followers = flight.followers, None
         if followers:
-            here = _running_loop()
+            here = running_loop()
             for follower in list(followers):
                 follower.outcome = outcome
                 follower.wake(here)
@@ -244,7 +244,7 @@ class Flights:
             if self.running.get(key, flight) is flight:
                 self.running[key] = heir.flight
         finally:
-            heir.wake(_running_loop())
+            heir.wake(running_loop())
         BACKLOG.do(partial(self._replaced, count))
 
     # -- what others may do

@@ -4,19 +4,18 @@ Law: only the head of a line asks, and whoever has been let in awaits nothing mo
 and leaves no trace; and an event loop that has died with waiters in it is in nobody's way.
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import anyio
 
 from .core import checks
 from .deadlines import remaining
-from .loops import _call_in
+from .locking import begins_anew_after_forks
+from .loops import call_in
 
 if TYPE_CHECKING:  # anyio loads its parts when they are first used
     import anyio.lowlevel  # noqa: TC004
@@ -61,7 +60,7 @@ class _Queue:
         self.owed = True
         if not self.called:
             self.called = True
-            _call_in(self.loop, self._wake)
+            call_in(self.loop, self._wake)
 
     def _wake(self) -> None:
         self.called = False  # first: what is called from here on comes too
@@ -100,7 +99,14 @@ class Line:
         self.waiting = 0
         self._queues: dict[object, _Queue] = {}
         self._tickets = count()
-        _LINES.add(self)
+        begins_anew_after_forks(self)
+
+    def allows(self, argument: str, max_wait: float) -> float:
+        """The setting `max_wait` of a guard with this line, checked. It must be possible that somebody waits."""
+        seconds = checks.wait(argument, max_wait)
+        if 0 < seconds < inf and not self.max_waiters:
+            raise ValueError(f"max_waiters must be 1 or more if callers may wait for {max_wait!r} s ({argument}), not 0")
+        return seconds
 
     async def wait(self, ask: Ask, max_wait: float, expected: float = 0.0) -> str | None:
         """Wait for up to `max_wait` seconds until there is room. None: it is taken. Else why not, in words.
@@ -209,22 +215,9 @@ class Line:
             queue = self._queues[loop] = _Queue(loop)
         return queue
 
-    def _leave_old_process(self) -> None:
+    def _begin_as_child(self) -> None:
         """After a fork: who waits in the parent does not wait here, and its loops are not ours."""
         for queue in self._queues.values():
             queue.dropped = True
         self._queues = {}
         self.waiting = 0
-
-
-_LINES: WeakSet[Line] = WeakSet()
-"""All that there are, for the moment after a fork."""
-
-
-def _begin_as_child() -> None:
-    for line in list(_LINES):
-        line._leave_old_process()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_as_child)

@@ -7,6 +7,8 @@ sides. It is re-entrant for one reason: the garbage collector may run a finalise
 import os
 import threading
 from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakSet
 
 LOCK = threading.RLock()
 
@@ -18,10 +20,28 @@ def process() -> int:
     return _forks
 
 
+class ChangedByForks(Protocol):
+    """Something that counts what only goes on in the parent."""
+
+    def _begin_as_child(self) -> None:
+        """Forget it: this is the child. At once, for later its own could not be told from it."""
+        ...
+
+
+_CHANGED_BY_FORKS: WeakSet[ChangedByForks] = WeakSet()
+
+
+def begins_anew_after_forks(thing: ChangedByForks) -> None:
+    """Have this told in forked children, for as long as it lives."""
+    _CHANGED_BY_FORKS.add(thing)
+
+
 def _begin_as_child() -> None:
     global _forks  # noqa: PLW0603 - it belongs to the process
     _forks += 1
     LOCK.release()
+    for each in list(_CHANGED_BY_FORKS):
+        each._begin_as_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -93,9 +93,9 @@ class Backlog:
         if self._actions is None:
             self._actions = []
         self._actions.append(action)
-        loop = _running_loop()
+        loop = running_loop()
         if loop is not None:
-            _call_in(loop, self.catch_up)
+            call_in(loop, self.catch_up)
 
     def catch_up(self) -> None:
         """Do what has been left to be done."""
@@ -138,7 +138,7 @@ class Bell:
     def ring(self) -> None:
         """Wake everybody who waits."""
         for loop, event in self._events.take_all():
-            _call_in(loop, event.set)
+            call_in(loop, event.set)
 
 
 class Lobby:
@@ -164,14 +164,15 @@ def _event() -> "anyio.Event":
     return anyio.Event()
 
 
-def _running_loop() -> object:
+def running_loop() -> object:
+    """The event loop that runs this code, as the backend knows it; None outside of all."""
     try:
         return anyio.lowlevel.current_token().native_token
     except RuntimeError:
         return None
 
 
-def _call_in(loop: object, function: Callable[[], object]) -> None:
+def call_in(loop: object, function: Callable[[], object]) -> None:
     """Have another loop call the function. A loop that has ended has nobody left to wake."""
     soon = getattr(loop, "run_sync_soon", None) or getattr(loop, "call_soon_threadsafe", None)
     assert soon is not None, f"unknown kind of event loop: {loop!r}"

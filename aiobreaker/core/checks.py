@@ -1,6 +1,7 @@
 """What a setting may be. One wording for all: the argument, the value, and what is allowed."""
 
 from math import isfinite, isnan
+from typing import cast
 
 
 def number(argument: str, value: object, allowed: str) -> float:
@@ -50,6 +51,14 @@ def spread(argument: str, value: object) -> float:
     if not 0 <= share < 1:
         raise ValueError(f"{argument} must be {allowed}, not {value!r}")
     return share
+
+
+def error_types(argument: str, value: object) -> tuple[type[Exception], ...]:
+    """One exception type or a tuple of them, perhaps empty, as a tuple."""
+    types: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(each, type) and issubclass(each, Exception) for each in types):
+        raise TypeError(f"{argument} must be an exception type or a tuple of them, not {value!r}")
+    return cast("tuple[type[Exception], ...]", types)
 
 
 def count(argument: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:

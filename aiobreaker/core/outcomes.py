@@ -33,14 +33,16 @@ def _split(argument: str, rule: object) -> tuple[Types, Callable[[BaseException]
 
 
 class Judge:
-    """The rules by which one breaker judges."""
+    """The rules by which one guard judges. `word` is what its settings call a failure: `<word>_on` and `<word>_if`."""
 
     __slots__ = ("_fails", "_failure_types", "_ignored_types", "_ignores", "failure_if")
 
-    def __init__(self, failure_on: ErrorRule, ignore: ErrorRule, failure_if: ResultRule | None) -> None:
+    def __init__(
+        self, failure_on: ErrorRule, ignore: ErrorRule, failure_if: ResultRule | None, *, word: str = "failure"
+    ) -> None:
         if failure_if is not None and not callable(failure_if):
-            raise TypeError(f"failure_if must be a function of the result, not {failure_if!r}")
-        self._failure_types, self._fails = _split("failure_on", failure_on)
+            raise TypeError(f"{word}_if must be a function of the result, not {failure_if!r}")
+        self._failure_types, self._fails = _split(f"{word}_on", failure_on)
         self._ignored_types, self._ignores = _split("ignore", ignore)
         self.failure_if = failure_if
 

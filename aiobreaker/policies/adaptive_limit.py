@@ -1,6 +1,5 @@
 """AdaptiveLimit: as many calls at once as the dependency can take without queueing, found from how long they take."""
 
-import os
 import random as random_numbers
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -8,17 +7,15 @@ from dataclasses import dataclass
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, Self, TypeVar
-from weakref import WeakSet
 
 import anyio
 
 from ..begun import ENDED
-from ..core import checks
 from ..core.limits import AIMD, Algorithm, Gradient2, Meter, Vegas
 from ..core.outcomes import ErrorRule, Judge, Outcome, ResultRule
 from ..errors import LimitReachedError, RefusedError
 from ..lines import Line
-from ..locking import LOCK
+from ..locking import LOCK, begins_anew_after_forks
 from ..policy import Function, NamedPolicy
 from .events import GuardRefused, LimitChanged
 
@@ -108,12 +105,10 @@ class AdaptiveLimit(NamedPolicy[Never]):
         self._algorithm = algorithm
         self._judge = Judge(failure_on, RefusedError, failure_if)
         self._line = Line(max_waiters)
-        self._max_wait = checks.wait("max_wait", max_wait)
-        if 0 < self._max_wait < inf and not max_waiters:
-            raise ValueError(f"max_waiters must be 1 or more if callers may wait for {max_wait!r} s (max_wait), not 0")
+        self._max_wait = self._line.allows("max_wait", max_wait)
         self._meter = Meter(algorithm, random)
         self._refused = 0
-        _LIMITS.add(self)
+        begins_anew_after_forks(self)
 
     # From reading `running` to writing it nothing is called: there CPython does not switch threads. The same holds for what is
     # written in a window. A call leaves the meter that it entered. No place depends on the clock, which may raise: it is read
@@ -364,16 +359,3 @@ class LimitedBlock:
         if self._meter is None:
             raise RuntimeError(f"{what}() belongs inside the guarded block")
         self._verdict = verdict
-
-
-_LIMITS: WeakSet[AdaptiveLimit] = WeakSet()
-"""All that there are, for the moment after a fork: later the calls of the child could not be told from those of its parent."""
-
-
-def _begin_as_child() -> None:
-    for limit in list(_LIMITS):
-        limit._begin_as_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_as_child)

@@ -4,14 +4,12 @@ Law: a place is taken and given back by one addition each, with nothing called b
 more calls inside than allowed, in however many threads, and no place is ever lost or made.
 """
 
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
-from weakref import WeakSet
 
 import anyio
 
@@ -19,6 +17,7 @@ from ..begun import ENDED
 from ..core import checks
 from ..errors import BulkheadFullError
 from ..lines import Line
+from ..locking import begins_anew_after_forks
 from ..policy import Function, NamedPolicy
 from .events import GuardRefused
 
@@ -96,12 +95,10 @@ class Bulkhead(NamedPolicy[Never]):
         super().__init__(name, clock)
         self.max_concurrent = checks.count("max_concurrent", max_concurrent)
         self._line = Line(max_waiters)
-        self._max_wait = checks.wait("max_wait", max_wait)
-        if 0 < self._max_wait < inf and not max_waiters:
-            raise ValueError(f"max_waiters must be 1 or more if callers may wait for {max_wait!r} s (max_wait), not 0")
+        self._max_wait = self._line.allows("max_wait", max_wait)
         self._places = _Places()
         self._refused = 0
-        _BULKHEADS.add(self)
+        begins_anew_after_forks(self)
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function and await what it returns, once there is a place.
@@ -171,6 +168,9 @@ class Bulkhead(NamedPolicy[Never]):
             await anyio.lowlevel.checkpoint()
         return BulkheadFullError(self.name, reason)
 
+    def _begin_as_child(self) -> None:
+        self._places = _Places()
+
     # -- what there is to see
 
     def snapshot(self) -> BulkheadSnapshot:
@@ -233,16 +233,3 @@ class BulkheadBlock:
         if line.waiting:
             line.move()
         return ENDED
-
-
-_BULKHEADS: WeakSet[Bulkhead] = WeakSet()
-"""All that there are, for the moment after a fork: later the calls of the child could not be told from those of its parent."""
-
-
-def _begin_as_child() -> None:
-    for bulkhead in list(_BULKHEADS):
-        bulkhead._places = _Places()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_as_child)

@@ -95,14 +95,11 @@ class Cache(NamedPolicy[Never]):
         super().__init__(name, clock)
         if checks.wait("ttl", ttl) == 0:
             raise ValueError(f"ttl must be a number of seconds above 0 (infinity allowed), not {ttl!r}")
-        for each in stale_on if isinstance(stale_on, tuple) else (stale_on,):
-            if not (isinstance(each, type) and issubclass(each, Exception)):
-                raise TypeError(f"stale_on must be an exception type or a tuple of them, not {stale_on!r}")
         if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
             raise TypeError(f"key must be a function of the call's arguments, and not an async one, not {key!r}")
         self.ttl = float(ttl)
         self.stale_for = checks.wait("stale_for", stale_for)
-        self._stale_on = stale_on
+        self._stale_on = checks.error_types("stale_on", stale_on)
         self._key = key
         self._entries = Entries(checks.count("max_size", max_size))
         self._flights = Flights(self._replaced, self._keep)

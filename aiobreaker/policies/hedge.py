@@ -116,7 +116,7 @@ class Hedge(NamedPolicy[Never]):
         if not (budget is None or isinstance(budget, RetryBudget)):
             raise TypeError(f"budget must be a RetryBudget or None, not {budget!r}")
         self._budget = budget
-        self._next_on = _error_types(next_on)
+        self._next_on = checks.error_types("next_on", next_on)
         self._calls = 0
         self._hedged = 0
         self._wins = [0] * attempts
@@ -415,11 +415,3 @@ def _seconds(delay: object) -> float:
     if seconds < 0:
         raise ValueError(f"delay must be {allowed}, not {delay!r}")
     return seconds
-
-
-def _error_types(next_on: object) -> tuple[type[Exception], ...]:
-    types: tuple[Any, ...] = next_on if isinstance(next_on, tuple) else (next_on,)
-    for each in types:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise TypeError(f"next_on must be an exception type or a tuple of them, not {next_on!r}")
-    return types

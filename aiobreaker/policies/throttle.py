@@ -96,7 +96,7 @@ class Throttle(NamedPolicy[Never]):
         if not callable(random):
             raise TypeError(f"random must be a function without arguments that returns a number below 1, not {random!r}")
         self._acceptance = Acceptance(k, window)
-        self._judge = _judge(rejected_on, rejected_if)
+        self._judge = Judge(rejected_on, RefusedError, rejected_if, word="rejected")
         self._random = random
         self._refused = 0
 
@@ -258,13 +258,3 @@ class ThrottledBlock:
         if not self._inside:
             raise RuntimeError(f"{what}() belongs inside the guarded block")
         self._verdict = verdict
-
-
-def _judge(rejected_on: ErrorRule, rejected_if: ResultRule | None) -> Judge:
-    if isinstance(rejected_on, type | tuple) or not callable(rejected_on):
-        for each in rejected_on if isinstance(rejected_on, tuple) else (rejected_on,):
-            if not (isinstance(each, type) and issubclass(each, BaseException)):
-                raise TypeError(f"rejected_on must be exception types or a function of the exception, not {each!r}")
-    if rejected_if is not None and not callable(rejected_if):
-        raise TypeError(f"rejected_if must be a function of the result, not {rejected_if!r}")
-    return Judge(rejected_on, RefusedError, rejected_if)

@@ -16,10 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
-from aiobreaker import lines
 from aiobreaker.errors import BulkheadFullError, RateLimitedError
 from aiobreaker.lines import Line
-from aiobreaker.policies import bulkhead as bulkheads
 from aiobreaker.policies.bulkhead import Bulkhead
 from aiobreaker.policies.rate_limit import RateLimit
 from aiobreaker.testing import ManualClock
@@ -375,8 +373,8 @@ def test_what_waits_and_runs_in_the_parent_is_not_counted_in_the_child_even_when
             tasks.start_soon(hang, bulkhead)
             await anyio.wait_all_tasks_blocked()
             assert (bulkhead.snapshot().running, bulkhead.snapshot().waiting) == (1, 1)
-            lines._begin_as_child()
-            bulkheads._begin_as_child()
+            bulkhead._line._begin_as_child()
+            bulkhead._begin_as_child()
             assert (bulkhead.snapshot().running, bulkhead.snapshot().waiting) == (0, 0)
             tasks.cancel_scope.cancel()
         assert (bulkhead.snapshot().running, bulkhead.snapshot().waiting) == (0, 0)
@@ -389,7 +387,6 @@ def test_what_waits_and_runs_in_the_parent_is_not_counted_in_the_child_even_when
 FORKING = """
 import asyncio, os, signal, sys, threading
 import anyio, trio
-from aiobreaker.policies import bulkhead as bulkheads
 from aiobreaker.policies.bulkhead import Bulkhead
 from aiobreaker.policies.rate_limit import RateLimit
 

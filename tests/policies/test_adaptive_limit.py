@@ -730,7 +730,7 @@ async def test_a_call_leaves_the_meter_that_it_entered() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(limit.call, work)
         await settle()
-        adaptive_limit._begin_as_child()
+        limit._begin_as_child()
         assert limit.snapshot().running == 0
         tasks.start_soon(limit.call, work)
         await settle()
