@@ -7,6 +7,7 @@ when it is needed and dropped with its last user.
 import logging
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
@@ -76,10 +77,11 @@ class PerLoop(Generic[T]):
 class Backlog:
     """What finalisers and signals could not do at once, because they came in the middle of a transition."""
 
-    __slots__ = ("_actions",)
+    __slots__ = ("_actions", "_busy")
 
     def __init__(self) -> None:
         self._actions: list[Callable[[], object]] | None = None
+        self._busy: set[int] = set()  # the threads that catch up
 
     def do(self, action: Callable[[], object]) -> None:
         """Do it at once if that can be, else as soon as the transition is over."""
@@ -98,16 +100,22 @@ class Backlog:
             call_in(loop, self.catch_up)
 
     def catch_up(self) -> None:
-        """Do what has been left to be done."""
-        while self._actions:
-            try:
-                action = self._actions.pop(0)
-            except IndexError:  # another thread was faster
-                return
-            try:
-                action()
-            except Exception:  # it was not the caller who wanted it
-                _log.exception("what had to wait for the end of a transition raised")
+        """Do what has been left to be done. What is done may ask for the same in its turn: then it is done already."""
+        if not self._actions or (here := get_ident()) in self._busy:
+            return
+        self._busy.add(here)
+        try:
+            while self._actions:
+                try:
+                    action = self._actions.pop(0)
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    action()
+                except Exception:  # it was not the caller who wanted it
+                    _log.exception("what had to wait for the end of a transition raised")
+        finally:
+            self._busy.discard(here)
 
 
 BACKLOG = Backlog()

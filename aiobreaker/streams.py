@@ -29,7 +29,7 @@ class Lifeline:
 
     def __del__(self) -> None:
         if not self._permit.settled:
-            self._gate.settle(self._permit, Outcome.IGNORED)
+            self._gate.abandon(self._permit)
 
 
 def guard_generator(gate: Gate, fn: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:

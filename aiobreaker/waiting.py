@@ -14,6 +14,7 @@ from .core.outcomes import Outcome
 from .deadlines import remaining
 from .errors import CircuitOpenError
 from .gate import Gate, Refused
+from .loops import BACKLOG
 
 if TYPE_CHECKING:  # anyio loads its parts when they are first used
     import anyio.lowlevel  # noqa: TC004
@@ -129,6 +130,7 @@ async def drain(gate: Gate, hold: object) -> None:
         async with errands:
             while True:
                 with lobby.changed.heard() as changed:
+                    BACKLOG.catch_up()
                     if not gate.circuit.stragglers or not gate.circuit.holds(hold):
                         return
                     await changed.wait()

@@ -16,6 +16,7 @@ FLOORS = [
     ["events"],
     ["hub", "settings", "fallbacks", "lint", "deadlines", "budget", "attempts"],
     ["lines", "policy", "flights"],
+    ["ledger"],
     ["gate"],
     ["waiting"],
     ["streams"],
@@ -23,7 +24,7 @@ FLOORS = [
     ["breaker"],
     ["policies"],
     ["registry", "testing", "presets", "demo"],
-    ["http"],
+    ["http", "journal", "observed"],
     ["integrations", "telemetry"],
     ["__init__", "__main__"],
 ]

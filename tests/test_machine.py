@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 
-from aiobreaker import CircuitOpenError, Outcome, State, gate
+from aiobreaker import CircuitOpenError, Outcome, State, ledger
 from aiobreaker.core.circuit import Circuit, Rules
 from aiobreaker.core.eras import Refusal
 from aiobreaker.core.outcomes import Judge
@@ -63,7 +63,7 @@ CIRCUITS = [  # beside the bare circuit all of them are found
 
 @pytest.mark.parametrize("fault", CIRCUITS)
 def test_a_faulty_circuit_is_found(monkeypatch: pytest.MonkeyPatch, fault: type[Circuit]) -> None:
-    monkeypatch.setattr(gate, "Circuit", fault)
+    monkeypatch.setattr(ledger, "Circuit", fault)
     with pytest.raises(AssertionError):
         try_plans("asyncio")
 

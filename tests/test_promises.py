@@ -35,7 +35,7 @@ def collected_from(path: str) -> set[str]:
     return {name for name in found if name.startswith(("test_", "Test"))}
 
 
-@pytest.mark.parametrize(("path", "name"), sorted(set(NAMED)), ids="::".join)
+@pytest.mark.parametrize(("path", "name"), sorted(set(NAMED)), ids=str)
 def test_what_is_named_exists(path: str, name: str) -> None:
     assert (ROOT / path).exists()
     assert not name or name in collected_from(path)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aiobreaker import CircuitBreaker, ConsecutiveFailures, HeldPermit, State, Trials
+from aiobreaker import BreakerRegistry, CircuitBreaker, ConsecutiveFailures, Event, HeldPermit, State, Trials
 from aiobreaker.locking import LOCK
 from aiobreaker.testing import record_events
 
@@ -290,3 +290,50 @@ def test_a_permit_settles_once() -> None:
     del permit
     gc.collect()
     check_slot_is_free(breaker)
+
+
+@pytest.mark.filterwarnings("ignore:a permit of circuit breaker:ResourceWarning")
+def test_a_thousand_permits_thrown_away_in_the_middle_of_a_transition_are_all_given_back() -> None:
+    breaker = CircuitBreaker("many")
+
+    async def acquire_many() -> list[HeldPermit]:
+        return [await breaker.acquire() for _ in range(1000)]
+
+    held = anyio.run(acquire_many)
+    with LOCK:
+        held.clear()
+    assert breaker.snapshot().in_flight == 0
+    assert breaker.snapshot().totals.ignored == 1000
+
+
+@pytest.mark.filterwarnings("ignore:a permit of circuit breaker:ResourceWarning")
+@pytest.mark.parametrize(
+    "thrown_away",
+    [lambda breaker: anyio.run(breaker.acquire), lambda breaker: begin(in_a_call(breaker))],
+    ids=["permit", "coroutine"],
+)
+def test_observers_hear_of_what_was_thrown_away_when_they_are_not_in_the_middle_of_anything(
+    thrown_away: Callable[[CircuitBreaker], object],
+) -> None:
+    """A garbage collection may come while an observer holds a lock of its own, for which it would wait in itself."""
+    parent = CircuitBreaker("parent")
+    registry = BreakerRegistry(
+        lambda key: parent if key == "parent" else CircuitBreaker(key), parent=lambda key: "parent" if key == "child" else None
+    )
+    breaker = registry["child"]
+    own_lock, heard = threading.Lock(), list[str]()
+
+    def observer(event: Event) -> None:
+        assert own_lock.acquire(blocking=False)
+        heard.append(event.name)
+        own_lock.release()
+
+    registry.subscribe(observer, calls=True)
+    held = [thrown_away(breaker)]
+    with own_lock:
+        held.clear()
+        gc.collect()
+        assert heard == []
+        assert breaker._gate.circuit.in_flight == 0, "it has ended all the same"
+    assert breaker.snapshot().in_flight == 0
+    assert sorted(heard) == ["child", "parent"]
