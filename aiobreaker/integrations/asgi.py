@@ -8,13 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from heapq import nsmallest
-from math import ceil, isfinite
+from math import isfinite
 from typing import Any, TypeAlias
 
 from ..breaker import CircuitBreaker, Snapshot
 from ..core import checks
 from ..core.eras import State
 from ..errors import RateLimitedError, RefusedError
+from ..http import retry_after_value
 from ..policy import Pipeline, Policy
 from ..registry import BreakerRegistry
 
@@ -255,7 +256,8 @@ Header: TypeAlias = tuple[bytes, bytes]
 
 
 async def _refuse(scope: Scope, send: Send, status: int, retry_after: float | None) -> None:
-    hint: list[Header] = [] if retry_after is None else [(b"retry-after", b"%d" % max(ceil(retry_after), 0))]
+    asked = retry_after_value(retry_after)
+    hint: list[Header] = [] if asked is None else [(b"retry-after", asked.encode())]
     await _respond(scope, send, status, _TEXT, _REASONS[status], *hint)
 
 
