@@ -1,12 +1,9 @@
 """OpenTelemetry: instruments that are read when somebody collects; events on spans and durations of calls for those who ask.
 
 Law: a guarded call pays for nothing that was not asked for, nothing here raises into one, and what is closed says and holds
-nothing. What a garbage collection settles is not told: it may run in the middle of OpenTelemetry, whose locks would then be
-waited for by the thread that holds them.
+nothing.
 """
 
-import gc
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -181,23 +178,15 @@ def _text(text: str) -> str:
 # -- what is told as it happens
 
 
-class _Teller:
-    """Observes breakers. What happens in the course of a garbage collection is not told."""
+def _telling(tell: "dict[type[Event], Callable[[Any], None]]") -> Callable[[Event], None]:
+    """An observer of breakers: for each kind of event what tells of it."""
 
-    __slots__ = ("_collecting", "_tell")
+    def observer(event: Event) -> None:
+        teller = tell.get(type(event))
+        if teller is not None:
+            teller(event)
 
-    def __init__(self, tell: "dict[type[Event], Callable[[Any], None]]") -> None:
-        self._tell = tell
-        self._collecting: int | None = None
-
-    def __call__(self, event: Event) -> None:
-        tell = self._tell.get(type(event))
-        if tell is not None and self._collecting != threading.get_ident():
-            tell(event)
-
-    def note_collection(self, phase: str, _: object) -> None:
-        """A garbage collection begins or ends in this thread; there is never more than one."""
-        self._collecting = threading.get_ident() if phase == "start" else None
+    return observer
 
 
 class _Durations:
@@ -314,9 +303,7 @@ def instrument(
         panel.show(observed)
         ends.callback(panel.hide, observed)
         if tell:
-            teller = _Teller(tell)
-            gc.callbacks.append(teller.note_collection)
-            ends.callback(gc.callbacks.remove, teller.note_collection)
+            teller = _telling(tell)
             for source in _apart(sources):
                 ends.callback(source.subscribe(teller, calls=refusal_events or durations))
         return Instrumentation(ends.pop_all())
