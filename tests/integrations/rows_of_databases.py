@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -215,7 +216,7 @@ class SqlWorld:
 
 @asynccontextmanager
 async def over_sqlalchemy(bench: Bench) -> AsyncGenerator[Opened]:
-    others = asyncio.all_tasks()
+    others, threads = asyncio.all_tasks(), set(threading.enumerate())
     with tempfile.TemporaryDirectory(prefix="sql") as home:
         folder = Path(home) / "here"
         folder.mkdir()
@@ -232,6 +233,9 @@ async def over_sqlalchemy(bench: Bench) -> AsyncGenerator[Opened]:
                 for closing in left:
                     closing.cancel()
                 await asyncio.sleep(0)
+            with anyio.move_on_after(5):  # its threads answer this loop, which must not be closed before they have
+                while set(threading.enumerate()) - threads:
+                    await asyncio.sleep(0.001)
 
 
 ROWS = (

@@ -59,7 +59,8 @@ def lines() -> Iterator[list[logging.LogRecord]]:
 def about(record: logging.LogRecord) -> dict[str, Any]:
     """What a record says beside what every record says."""
     every = vars(logging.makeLogRecord({}))
-    return {key: value for key, value in vars(record).items() if key not in every and key != "message"}
+    formatted = {"message", "asctime"}  # what other handlers have added to it
+    return {key: value for key, value in vars(record).items() if key not in every and key not in formatted}
 
 
 async def trip(breaker: CircuitBreaker, times: int) -> None:
