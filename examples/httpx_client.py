@@ -40,6 +40,7 @@ async def main() -> None:
     """Calls until the service asks to be left alone, calls that leave it alone, and one when the time has come."""
     service = Service()
     listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(service, lifespan="off", log_level="critical"))
     serving = asyncio.create_task(server.serve([listener]))
