@@ -24,7 +24,7 @@ FLOORS = [
     ["breaker"],
     ["policies"],
     ["registry", "testing", "presets", "demo"],
-    ["http", "journal", "observed"],
+    ["http", "journal", "observed", "refusals"],
     ["integrations", "telemetry"],
     ["__init__", "__main__"],
 ]

@@ -17,6 +17,7 @@ from ..core.eras import State
 from ..errors import RateLimitedError, RefusedError
 from ..http import retry_after_value
 from ..policy import Pipeline, Policy
+from ..refusals import apart, longest_hint
 from ..registry import BreakerRegistry
 
 __all__ = ["HealthEndpoint", "LoadSheddingMiddleware", "RefusalMiddleware", "client_address"]
@@ -57,10 +58,10 @@ class RefusalMiddleware:
         try:
             await self._app(scope, receive, response)
         except Exception as error:
-            refusals = [] if response.status else _refusals_in(error)
-            if not refusals:
+            refusals, others = apart(error)
+            if others or response.status:
                 raise
-            retry_after = _longest_wait(refusals)
+            retry_after = longest_hint(refusals)
         else:
             return
         await _refuse(scope, send, 503, retry_after)
@@ -117,7 +118,7 @@ class LoadSheddingMiddleware:
             if response.begun:
                 raise
             status = 429 if isinstance(refusal, RateLimitedError) else 503
-            retry_after = _longest_wait([refusal])
+            retry_after = longest_hint([refusal])
         else:
             return
         await _refuse(scope, send, status, retry_after)
@@ -206,26 +207,6 @@ def _told(snapshot: Snapshot) -> dict[str, Any]:
 
 
 # -- refusals
-
-
-def _refusals_in(error: Exception) -> list[RefusedError]:
-    """The refusals of which an error is made; none if there is anything else in it."""
-    refusals: list[RefusedError] = []
-    parts: list[BaseException] = [error]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, RefusedError):
-            refusals.append(part)
-        elif isinstance(part, ExceptionGroup):
-            parts.extend(part.exceptions)
-        else:
-            return []
-    return refusals
-
-
-def _longest_wait(refusals: Iterable[RefusedError]) -> float | None:
-    waits = (getattr(refusal, "retry_after", None) for refusal in refusals)
-    return max((wait for wait in waits if wait is not None and isfinite(wait)), default=None)
 
 
 # -- responses

@@ -19,7 +19,7 @@ from collections.abc import (
     Iterator,
 )
 from functools import partial
-from math import ceil, isfinite
+from math import ceil
 from typing import Any, Self, TypeAlias, cast
 from weakref import WeakMethod
 
@@ -27,11 +27,10 @@ import grpc  # type: ignore[import-untyped]
 import grpc.aio  # type: ignore[import-untyped]
 
 from ..breaker import CircuitBreaker
-from ..core.backoff import leaves
 from ..core.eras import Permit
 from ..core.outcomes import Outcome
-from ..errors import RefusedError
 from ..gate import Gate
+from ..refusals import apart, longest_hint
 from ..registry import BreakerRegistry
 from ..settings import hinted_delay
 from ..streams import Lifeline
@@ -415,11 +414,10 @@ def _refusing(behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
 async def _answer_refusal(context: Any, error: Exception) -> None:
     """End the RPC, if the error is made of refusals, and the handler has not answered by itself."""
-    refusals = list(leaves(error))
-    if context.code() not in {None, Code.OK} or not all(isinstance(refusal, RefusedError) for refusal in refusals):
+    refusals, others = apart(error)
+    if others or context.code() not in {None, Code.OK}:
         return
-    waits = [getattr(refusal, "retry_after", None) for refusal in refusals]
-    seconds = max((wait for wait in waits if wait is not None and isfinite(wait)), default=0.0)
+    seconds = longest_hint(refusals) or 0.0
     trailing = (*(context.trailing_metadata() or ()), *_told(seconds))
     await context.abort(Code.UNAVAILABLE, "not served for now; try again later", trailing)
 

@@ -6,15 +6,13 @@ It needs nothing of stamina itself: a hook is a function.
 import datetime as dt
 import random as _random
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, cast
 
 from ..core import checks
-from ..core.backoff import Retryable, leaves
-from ..core.eras import State
-from ..deadlines import remaining
-from ..errors import CircuitOpenError, RefusedError
+from ..core.backoff import Retryable
+from ..errors import RefusedError
 from ..policies.retry import check_is_not_async
+from ..refusals import apart, seconds_left, seconds_to_wait
 
 if TYPE_CHECKING:
     from ..core.outcomes import ErrorRule
@@ -23,9 +21,6 @@ __all__ = ["BackoffHook", "wait_when_refused"]
 
 BackoffHook = Callable[[Exception], bool | float | dt.timedelta]
 """What `stamina.retry(on=...)` takes: whether to try again, or after how many seconds."""
-
-_NOBODY_KNOWS = 1.0
-"""Seconds between attempts while nobody knows: the circuit is held open by hand, or trials may decide at any time."""
 
 
 def wait_when_refused(
@@ -68,37 +63,19 @@ def wait_when_refused(
     def hook(error: BaseException) -> bool | float | dt.timedelta:
         if not isinstance(error, Exception):  # stamina asks about cancellations too
             return False
-        problems = list(leaves(error))
-        refusals = [problem for problem in problems if isinstance(problem, RefusedError)]
+        refusals, others = apart(error)
         if not refusals:
             return rule(error)
-        answer = True if len(refusals) == len(problems) else rule(error)
-        least = max(map(_wait, refusals))
-        if answer is False or least > longest or least >= _left():
+        answer = rule(error) if others else True
+        least = seconds_to_wait(refusals)
+        if answer is False or least > longest or least >= seconds_left():
             return False
         return max(_seconds(answer), min(least * (1 + spread * random()), longest))
 
     return hook
 
 
-def _wait(refusal: RefusedError) -> float:
-    """After how many seconds it is worth another attempt."""
-    hint: float | None = getattr(refusal, "retry_after", None)
-    if hint is None or hint <= 0:
-        return _NOBODY_KNOWS
-    deciding = isinstance(refusal, CircuitOpenError) and refusal.state is State.HALF_OPEN
-    return min(hint, _NOBODY_KNOWS) if deciding else hint
-
-
 def _seconds(answer: bool | float | dt.timedelta) -> float:
     if isinstance(answer, dt.timedelta):
         return answer.total_seconds()
     return 0.0 if isinstance(answer, bool) else float(answer)
-
-
-def _left() -> float:
-    """Seconds until the deadline around the call; infinity in a thread without an event loop, where no deadline is seen."""
-    try:
-        return remaining()
-    except RuntimeError:
-        return inf

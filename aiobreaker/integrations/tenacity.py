@@ -6,22 +6,16 @@ They are named in tenacity's way, in which classes look like functions.
 import inspect
 import random as _random
 from collections.abc import Callable
-from math import inf
 
 from tenacity import RetryCallState
 from tenacity.retry import RetryBaseT, retry_base, retry_never
 from tenacity.wait import WaitBaseT, wait_base, wait_random_exponential
 
 from ..core import checks
-from ..core.backoff import leaves
-from ..core.eras import State
-from ..deadlines import remaining
-from ..errors import CircuitOpenError, RefusedError
+from ..errors import RefusedError
+from ..refusals import apart, seconds_left, seconds_to_wait
 
 __all__ = ["retry_when_refused", "wait_when_refused"]
-
-_NOBODY_KNOWS = 1.0
-"""Seconds between attempts while nobody knows: the circuit is held open by hand, or trials may decide at any time."""
 
 
 class wait_when_refused(wait_base):  # noqa: N801 - see above
@@ -66,7 +60,7 @@ class wait_when_refused(wait_base):  # noqa: N801 - see above
         """After how many seconds to try again."""
         refusals, others = _problems(retry_state)
         usual = 0.0 if refusals and not others else float(self._fallback(retry_state))
-        return max(usual, _wait(refusals) * (1 + self._spread * self._random())) if refusals else usual
+        return max(usual, seconds_to_wait(refusals) * (1 + self._spread * self._random())) if refusals else usual
 
 
 class retry_when_refused(retry_base):  # noqa: N801 - see above
@@ -91,7 +85,7 @@ class retry_when_refused(retry_base):  # noqa: N801 - see above
     def __call__(self, retry_state: RetryCallState) -> bool:
         """Whether to try again."""
         refusals, others = _problems(retry_state)
-        if refusals and ((least := _wait(refusals)) > self._longest or least >= _left()):
+        if refusals and ((least := seconds_to_wait(refusals)) > self._longest or least >= seconds_left()):
             return False
         return bool(self._fallback(retry_state)) if others or not refusals else True
 
@@ -106,27 +100,4 @@ def _check_strategy(argument: str, strategy: object) -> None:
 def _problems(retry_state: RetryCallState) -> tuple[list[RefusedError], list[BaseException]]:
     """What the attempt has ended with, its refusals and its other errors; none of either for a result."""
     error = None if retry_state.outcome is None else retry_state.outcome.exception()
-    problems = [] if error is None else list(leaves(error))
-    refusals = [problem for problem in problems if isinstance(problem, RefusedError)]
-    return refusals, [problem for problem in problems if not isinstance(problem, RefusedError)]
-
-
-def _wait(refusals: list[RefusedError]) -> float:
-    return max(map(_wait_for, refusals))
-
-
-def _wait_for(refusal: RefusedError) -> float:
-    """After how many seconds it is worth another attempt."""
-    hint: float | None = getattr(refusal, "retry_after", None)
-    if hint is None or hint <= 0:
-        return _NOBODY_KNOWS
-    deciding = isinstance(refusal, CircuitOpenError) and refusal.state is State.HALF_OPEN
-    return min(hint, _NOBODY_KNOWS) if deciding else hint
-
-
-def _left() -> float:
-    """Seconds until the deadline around the call; infinity in a thread without an event loop, where no deadline is seen."""
-    try:
-        return remaining()
-    except RuntimeError:
-        return inf
+    return ([], []) if error is None else apart(error)
