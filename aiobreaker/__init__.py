@@ -37,7 +37,6 @@ from .fallbacks import LastGood
 from .guards import Guard, HeldPermit
 from .hub import EventStream
 from .policy import NamedPolicy, Pipeline, Policy
-from .registry import BreakerRegistry
 from .streams import GuardedStream
 
 if _TYPE_CHECKING:  # loaded when it is first asked for, see `__getattr__`
@@ -70,6 +69,7 @@ if _TYPE_CHECKING:  # loaded when it is first asked for, see `__getattr__`
     from .policies.retry import Retry, RetrySnapshot
     from .policies.throttle import Throttle, ThrottleSnapshot
     from .policies.timeout import Timeout, TimeoutSnapshot
+    from .registry import BreakerRegistry
 
 __all__ = [
     "AIMD",
@@ -203,6 +203,7 @@ _LATER = {
     "ThrottleSnapshot": "policies.throttle",
     "Timeout": "policies.timeout",
     "TimeoutSnapshot": "policies.timeout",
+    "BreakerRegistry": "registry",
 }
 
 

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["aiobreaker", "fastapi>=0.115", "httpx2>=2.16"]
+# dependencies = ["aiobreaker", "fastapi>=0.140", "httpx2>=2.16"]
 #
 # [tool.uv.sources]
 # aiobreaker = { path = ".." }  # not the older project of that name on the package index

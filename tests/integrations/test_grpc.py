@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import re
 import subprocess
 import sys
@@ -766,6 +767,8 @@ async def test_every_call_is_told_once() -> None:
 def test_the_pages_examples_run() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 3
+    quiet = {**os.environ, "GRPC_VERBOSITY": "NONE"}
     for block in blocks:  # in a process of its own, since each has an event loop of its own
-        done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-W", "error", "-c", block]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
         assert (done.returncode, done.stderr) == (0, "")

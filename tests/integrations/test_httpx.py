@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -291,7 +291,8 @@ async def test_nonsense_is_a_failure(http2: bool, opened: Opened, library: Libra
         async with stream:
             await stream.receive()
             await stream.send(bytes(20) if http2 else b"HTTP/1.1 never mind\r\n\r\n")
-            await stream.receive()
+            with suppress(anyio.BrokenResourceError):  # whoever is sent nonsense may hang up like that
+                await stream.receive()
 
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
