@@ -128,8 +128,9 @@ def _trials(count: int) -> Trials:
 def hinted_delay(value: object, wall_clock: float) -> float | None:
     """Seconds out of a number, or out of the text of a Retry-After header (RFC 9110, section 10.2.3)."""
     if isinstance(value, str):
-        if value.strip().isdecimal():
-            return float(value)
+        digits = value.strip()  # float() takes less for white space
+        if digits.isdecimal():
+            return float(digits)
         from datetime import UTC  # these take as long to import as all the rest, and few need them
         from email.utils import parsedate_to_datetime
 

@@ -41,6 +41,7 @@ def test_an_origin_has_one_form(scheme: str, host: str, port: int | None, expect
     [
         ({"retry-after": "7"}, 7),
         ({"retry-after": " 120 "}, 120),
+        ({"retry-after": "8\x1f"}, 8),  # white space to str, not to float
         ({"retry-after": "0"}, None),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "1.5"}, None),
@@ -50,7 +51,7 @@ def test_an_origin_has_one_form(scheme: str, host: str, port: int | None, expect
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
         ({}, None),
     ],
-    ids=["seconds", "spaces", "zero", "negative", "fraction", "word", "empty", "endless", "past", "without"],
+    ids=["seconds", "spaces", "separator", "zero", "negative", "fraction", "word", "empty", "endless", "past", "without"],
 )
 def test_retry_after_in_seconds(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds

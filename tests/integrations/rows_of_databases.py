@@ -1,11 +1,13 @@
 """The rows of the matrix for databases: the recipes of their page, as they stand there."""
 
 import asyncio
+import gc
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -214,6 +216,13 @@ class SqlWorld:
             self._away.rename(self._folder)
 
 
+def forget_connections() -> None:
+    """What was cancelled while it connected is never closed by anybody, of which Python 3.13 warns whoever comes next."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @asynccontextmanager
 async def over_sqlalchemy(bench: Bench) -> AsyncGenerator[Opened]:
     others, threads = asyncio.all_tasks(), set(threading.enumerate())
@@ -236,6 +245,7 @@ async def over_sqlalchemy(bench: Bench) -> AsyncGenerator[Opened]:
             with anyio.move_on_after(5):  # its threads answer this loop, which must not be closed before they have
                 while set(threading.enumerate()) - threads:
                     await asyncio.sleep(0.001)
+            forget_connections()
 
 
 ROWS = (

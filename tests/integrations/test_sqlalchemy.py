@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 import aiobreaker
 from aiobreaker import CircuitBreaker, CircuitOpenError, State
 from aiobreaker.testing import ManualClock
+from tests.integrations.rows_of_databases import forget_connections
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "databases.md"
 URL = "sqlite+aiosqlite:///pears.db"
@@ -74,6 +75,7 @@ async def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     recipe = Recipe("database", tmp_path / "there", monkeypatch)
     yield recipe
     await recipe.engine.dispose()
+    forget_connections()
 
 
 @pytest.fixture
@@ -82,6 +84,7 @@ async def connecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     recipe = Recipe("connecting", tmp_path / "there", monkeypatch)
     yield recipe
     await recipe.engine.dispose()
+    forget_connections()
 
 
 # -- units of work
