@@ -4,6 +4,7 @@ import asyncio
 import gc
 import re
 import socket
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
@@ -623,7 +624,7 @@ async def test_a_response_that_is_thrown_away_gives_its_permit_back(service: Ser
         service.drop()
         while response.content.exception() is None:
             await asyncio.sleep(0.001)
-        with pytest.warns(ResourceWarning, match="Unclosed connection"):  # by aiohttp
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # aiohttp's, if it still has the connection
             del response
             gc.collect()
         assert client.breaker(service.url).snapshot().in_flight == 0
